@@ -1,1 +1,15 @@
-"""drangue."""
+"""drangue_client: enqueue runs of durable agents, wait for them, decide what they ask.
+
+This package knows what happened; `drangue_worker` knows what happens next. Importing it loads no model SDK, no worker
+and no Celery.
+"""
+
+from drangue_client.client import Client, Submission
+from drangue_client.errors import DrangueError
+from drangue_client.events import Event
+from drangue_client.result import Result
+from drangue_client.run import Run
+from drangue_client.settings import Settings
+from drangue_client.terms import Autonomy
+
+__all__ = ["Autonomy", "Client", "DrangueError", "Event", "Result", "Run", "Settings", "Submission"]

@@ -1,0 +1,205 @@
+"""`Client`: what an application does with runs. It records in Postgres first and then sends a hint through Redis.
+
+Nothing here needs Redis to be right: a run, a verdict or a question recorded while Redis is away is picked up when it
+is back. No model SDK and no worker code is imported, directly or not.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from drangue_client.errors import (
+    NotPendingError,
+    QueueUnavailable,
+    RunExistsError,
+    UnknownAgentError,
+    WaitTimeout,
+)
+from drangue_client.events import Event, Fact, normalise
+from drangue_client.result import Result, pending_requests
+from drangue_client.run import Run, fold
+from drangue_client.settings import Settings
+from drangue_client.store.log import SqlLog
+from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Move, NewRun, RunRow
+from drangue_client.wire.queue import HANDOFF_S, Sender
+from drangue_client.wire.signals import Doorbell
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What `submit` did: `created` is False where the run was there already, `sent` where Redis could not be told."""
+
+    run_id: str
+    created: bool
+    sent: bool
+
+
+class Client:
+    """Runs, seen from an application. One per process is enough; every method may be called from any thread.
+
+    Raises DatabaseUnavailable where Postgres is needed and away.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, log: Log | None = None) -> None:
+        self.settings = settings or Settings.from_env()
+        self.log: Log = log or SqlLog(self.settings.require_database())
+        self.settings.require_redis()
+        self._sender = Sender(self.settings)
+        self._doorbell = Doorbell(self.settings.redis_url)
+
+    def submit(
+        self,
+        agent: str,
+        input: str,
+        *,
+        run_id: str | None = None,
+        priority: int = DEFAULT_PRIORITY,
+        labels: Mapping[str, str] | None = None,
+        allow_unknown: bool = False,
+    ) -> Submission:
+        """Record a run of the agent registered as `agent`, and tell the workers.
+
+        The same `run_id` with the same agent and input is the same run, so repeating is safe; with others it is a
+        RunExistsError. `priority` is 0 (first) to 9. Raises UnknownAgentError for a name that no worker has registered,
+        unless `allow_unknown`, or no worker has registered anything yet.
+        """
+        if not 0 <= priority <= 9:
+            raise ValueError(f"priority is {priority}; it must be a whole number from 0 (first) to 9.")
+        run_id = check_run_id(run_id)
+        if not allow_unknown:
+            self._check_agent(agent)
+        new = NewRun(run_id, agent, input, priority=priority, labels=normalise(dict(labels or {})), wake_in_s=HANDOFF_S)
+        row, created = self.log.submit([new])[0]
+        check_same(row, agent, input)
+        return Submission(run_id, created, sent=self._coordinate(row) if created else True)
+
+    def get(self, run_id: str) -> RunRow:
+        """The run's row: status, agent, input, labels, times. UnknownRunError if there is none."""
+        return self.log.look(run_id).row
+
+    def result(self, run_id: str, timeout: float | None = None) -> Result:
+        """Wait until the run has stopped, by ending or by waiting for a person, and read it.
+
+        `timeout` is in seconds, None waits without end, 0 looks once; WaitTimeout when it is over, and the run goes on.
+        A failed run is returned, not raised.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._doorbell.listen(run_id) as listener:
+            while True:
+                status = self.get(run_id).status
+                if status not in ("queued", "running"):
+                    return Result.from_events(run_id, self.log.events(run_id))
+                left = float("inf") if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise WaitTimeout(run_id, status, timeout or 0.0)
+                listener.wait(left)
+
+    def events(self, run_id: str, after: int = -1) -> list[Event]:
+        """The run's log after a place, oldest first."""
+        return self.log.events(run_id, after)
+
+    def runs(self, *, status: str | None = None, agent: str | None = None, limit: int = 50) -> list[RunRow]:
+        """Runs, newest first."""
+        return self.log.runs(status=status, agent=agent, limit=limit)
+
+    def agents(self) -> list[AgentRow]:
+        """The agents that workers have registered."""
+        return self.log.agents()
+
+    def pending_approvals(self, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Requests that wait for a person: {run_id, agent, step, call_id, tool, arguments, reasoning, text}.
+
+        Of one run, or of every paused run. An unknown run has none.
+        """
+        rows = self.log.runs(status="paused", limit=1000) if run_id is None else None
+        ids = [row.run_id for row in rows] if rows is not None else [str(run_id)]
+        pending = []
+        for one in ids:
+            events = self.log.events(one)
+            pending += [{"run_id": one, **item} for item in pending_requests(fold(events), events)]
+        return pending
+
+    def approve(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> dict[str, Any]:
+        """Grant a waiting call, the oldest one unless `call_id` names it, and let the run go on.
+
+        Returns the request that was granted. The first verdict on a call holds: NotPendingError for a call that is not
+        waiting. UnknownRunError if there is no such run.
+        """
+        return self._decide(run_id, call_id, "approval_granted", by, reason)
+
+    def reject(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> dict[str, Any]:
+        """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
+        return self._decide(run_id, call_id, "approval_denied", by, reason)
+
+    def close(self) -> None:
+        """Close the connections to Postgres and Redis."""
+        self.log.close()
+        self._doorbell.close()
+
+    def _decide(self, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str) -> dict[str, Any]:
+        request, row = record_verdict(self.log, run_id, call_id, verdict, by, reason)
+        if row.executor == "celery":
+            self._coordinate(row)
+        return {**request, "run_id": run_id, "executor": row.executor}
+
+    def _coordinate(self, row: RunRow) -> bool:
+        try:
+            self._sender.coordinate([row])
+        except QueueUnavailable:
+            return False  # recorded with a wake-up time: the sweep of any worker sends it
+        return True
+
+    def _check_agent(self, agent: str) -> None:
+        known = [row.name for row in self.log.agents()]
+        if known and agent not in known:
+            raise UnknownAgentError(agent, known)
+
+
+def check_run_id(run_id: str | None) -> str:
+    """The id to use: `run_id`, or a fresh one of 32 hex digits. ValueError for one that no row or key could hold."""
+    if run_id is None:
+        return uuid.uuid4().hex
+    if not run_id or len(run_id) > 200 or not run_id.isprintable() or any(c.isspace() for c in run_id):
+        raise ValueError(
+            f"run_id is {run_id[:220]!r}; it must be 1 to 200 printable characters without spaces. Choose another, or "
+            "leave it out."
+        )
+    return run_id
+
+
+def check_same(row: RunRow, agent: str, input: str) -> None:
+    """Raise RunExistsError unless the run was submitted with these."""
+    if row.agent != agent:
+        raise RunExistsError(row.run_id, f"agent ({row.agent!r})")
+    if row.input != normalise(input):
+        raise RunExistsError(row.run_id, "input")
+
+
+def record_verdict(
+    log: Log, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str
+) -> tuple[dict[str, Any], RunRow]:
+    """Append a verdict under the run's lock; returns the request it decided. Raises NotPendingError."""
+    look = log.look(run_id)
+    while True:
+        request = _choose(log, look, call_id)
+        payload = {"call_id": request["call_id"], "by": by, "reason": reason}
+        payload["arguments_hash"] = request["arguments_hash"]
+        fact = Fact(verdict, payload, step=request["step"])
+        run: Run = fold([fact.at(look.run.seq + 1)], onto=look.run)
+        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), wake_in_s=HANDOFF_S)])[0]
+        if moved.verdict == "ok":
+            return request, look.row
+        assert moved.look is not None
+        look = moved.look
+
+
+def _choose(log: Log, look: Look, call_id: str | None) -> dict[str, Any]:
+    waiting = pending_requests(look.run, log.events(look.row.run_id)) if look.run.pending else []
+    for request in waiting:
+        if call_id in (None, request["call_id"], str(request["step"])):
+            return request
+    raise NotPendingError(look.row.run_id, call_id, [request["call_id"] for request in waiting])

@@ -1,0 +1,111 @@
+"""`Result`: what a user reads from a run. Everything but the id is derived from the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from drangue_client.events import Event
+from drangue_client.messages import Message, conversation
+from drangue_client.run import Run, Status, fold
+from drangue_client.trace import Span, spans
+
+PAUSED = "(paused: awaiting approval)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run as of its last event.
+
+    `output` is the answer of the latest turn, or in brackets why there is none; `messages` the neutral conversation;
+    `events` the whole log.
+    """
+
+    run_id: str
+    output: str
+    messages: list[Message] = field(repr=False)
+    events: list[Event] = field(repr=False)
+    run: Run = field(repr=False)
+
+    @classmethod
+    def from_events(cls, run_id: str, events: Sequence[Event]) -> Result:
+        """Read a log, complete from its first event (an empty one is a queued run)."""
+        run = fold(events)
+        return cls(run_id, _output(run, events), conversation(events), list(events), run)
+
+    @property
+    def status(self) -> Status:
+        """`completed`, `failed`, `cancelled`, `paused`, `running` or `queued`, by the latest turn."""
+        return self.run.status
+
+    @property
+    def reason(self) -> str | None:
+        """Why the latest turn ended, for machines: `answered`, `max_steps`, or a failure's category."""
+        return self.run.reason
+
+    @property
+    def error(self) -> str | None:
+        """The recorded message of a failed run, else None."""
+        last = self._last("run_failed")
+        return str(last.payload["error"]) if last and self.status == "failed" else None
+
+    @property
+    def steps(self) -> int:
+        """How many model calls the log holds."""
+        return self.run.model_calls
+
+    @property
+    def usage(self) -> dict[str, int | float]:
+        """Tokens summed over all model calls; `input_tokens` and `output_tokens` are always there."""
+        total: dict[str, int | float] = {"input_tokens": 0, "output_tokens": 0}
+        for event in self._all("model_decision"):
+            for name, count in (event.payload.get("usage") or {}).items():
+                if isinstance(count, int | float):
+                    total[name] = total.get(name, 0) + count
+        return total
+
+    @property
+    def latency_ms(self) -> float:
+        """Time spent in steps, parallel ones counted in full, waits not counted."""
+        return sum(event.duration_ms or 0.0 for event in self.events)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the latest answer was cut by the output ceiling."""
+        last = self._last("model_decision")
+        return last is not None and last.payload.get("stop_reason") in ("max_tokens", "length")
+
+    @property
+    def pending_approvals(self) -> list[dict[str, Any]]:
+        """Requests nobody has decided, in call order: {step, call_id, tool, arguments, reasoning, text}."""
+        return pending_requests(self.run, self.events)
+
+    @property
+    def trace(self) -> Span:
+        """The log as a tree of spans."""
+        return spans(self.events, self.output)
+
+    def _all(self, event_type: str) -> list[Event]:
+        return [event for event in self.events if event.type == event_type]
+
+    def _last(self, event_type: str) -> Event | None:
+        return next((event for event in reversed(self.events) if event.type == event_type), None)
+
+
+def pending_requests(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
+    """The undecided requests of a run, from its events: {step, call_id, tool, arguments, reasoning, text}."""
+    waiting = {call.step for call in run.pending}
+    return [
+        {"step": event.step, **event.payload}
+        for event in sorted(events, key=lambda event: event.step or 0)
+        if event.type == "approval_requested" and event.step in waiting and not run.ended
+    ]
+
+
+def _output(run: Run, events: Sequence[Event]) -> str:
+    if run.status == "paused":
+        return PAUSED
+    if run.ended == "completed":
+        return str(next(event.payload["output"] for event in reversed(events) if event.type == "run_finished"))
+    return ""

@@ -1,0 +1,200 @@
+"""`Run`: the control state of one run, folded from its log one event at a time.
+
+The fold is pure and incremental: `fold(events)` equals `fold(tail, onto=Run.from_snapshot(...))` wherever the log is
+cut. The snapshot is small (no text, no arguments), since it is rewritten with every step; the conversation is folded
+apart, in `messages`, by whoever needs it. What should happen next is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from drangue_client.events import Event
+from drangue_client.terms import Terms
+
+STATE_VERSION = 1
+
+Status = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
+Ended = Literal["completed", "failed", "cancelled"]
+Verdict = Literal["none", "asked", "granted", "denied"]
+_VERDICTS: tuple[Verdict, ...] = ("none", "asked", "granted", "denied")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the latest decision: its own step number, the tool's name, and what has become of it."""
+
+    step: int
+    name: str
+    settled: bool = False
+    verdict: Verdict = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as its log tells it up to `seq` (-1: an empty log).
+
+    `decision` is the step of the latest model call of this turn (0: none yet), `calls` what it asked for, `answer` its
+    text where it asked for nothing. `last_step` is the highest step number given out. `ended` is how the latest turn
+    ended (None while it goes on) and `reason` its machine-readable cause.
+    """
+
+    seq: int = -1
+    terms: Terms | None = None
+    turn: int = 0
+    last_step: int = 0
+    decision: int = 0
+    calls: tuple[Call, ...] = ()
+    answer: str | None = None
+    turn_model_calls: int = 0
+    model_calls: int = 0
+    ended: Ended | None = None
+    reason: str | None = None
+
+    @property
+    def unsettled(self) -> tuple[Call, ...]:
+        """Calls of the latest decision that have no result yet, in call order."""
+        return tuple(call for call in self.calls if not call.settled)
+
+    @property
+    def pending(self) -> tuple[Call, ...]:
+        """Calls that wait for a person's verdict, in call order."""
+        return tuple(call for call in self.unsettled if call.verdict == "asked")
+
+    @property
+    def status(self) -> Status:
+        """The status by the latest turn; `paused` when nothing can move before a verdict."""
+        if self.ended:
+            return self.ended
+        if self.seq < 0:
+            return "queued"
+        return "paused" if self.pending and not self.free else "running"
+
+    @property
+    def free(self) -> tuple[Call, ...]:
+        """Unsettled calls that no verdict keeps from going on, in call order.
+
+        An irreversible call waits until every earlier call of its decision has settled: what cannot be undone is done
+        one at a time and in the order it was asked for.
+        """
+        free: list[Call] = []
+        earlier_open = False
+        for call in self.unsettled:
+            tool = self.terms.tools.get(call.name) if self.terms else None
+            in_order = tool is None or tool.reversible or not earlier_open
+            if call.verdict != "asked" and in_order:
+                free.append(call)
+            earlier_open = True
+        return tuple(free)
+
+    def call(self, step: int | None) -> Call | None:
+        """The call of the latest decision with this step number."""
+        return next((call for call in self.calls if call.step == step), None)
+
+    def to_snapshot(self) -> dict[str, Any]:
+        """The control state as small JSON, without the terms (they are stored once) and without `seq`."""
+        return {
+            "v": STATE_VERSION,
+            "turn": self.turn,
+            "last": self.last_step,
+            "decision": self.decision,
+            "calls": [[call.name, int(call.settled), _VERDICTS.index(call.verdict)] for call in self.calls],
+            "answer": self.answer,
+            "turn_models": self.turn_model_calls,
+            "models": self.model_calls,
+            "ended": self.ended,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_snapshot(cls, state: dict[str, Any] | None, seq: int, terms: dict[str, Any] | None) -> Run:
+        """The run as of `seq`; an empty run if the snapshot is of another version (then fold the whole log)."""
+        if not knows(state):
+            return cls()
+        assert state is not None
+        return cls(
+            seq=seq,
+            terms=Terms.from_json(terms) if terms else None,
+            turn=state["turn"],
+            last_step=state["last"],
+            decision=state["decision"],
+            calls=tuple(
+                Call(state["decision"] + index, name, bool(settled), _VERDICTS[verdict])
+                for index, (name, settled, verdict) in enumerate(state["calls"], start=1)
+            ),
+            answer=state["answer"],
+            turn_model_calls=state["turn_models"],
+            model_calls=state["models"],
+            ended=state["ended"],
+            reason=state["reason"],
+        )
+
+
+def knows(state: dict[str, Any] | None) -> bool:
+    """Whether a snapshot can be read by this program; None (nothing folded yet) cannot and needs not."""
+    return state is not None and state.get("v") == STATE_VERSION
+
+
+def fold(events: Iterable[Event], onto: Run | None = None) -> Run:
+    """Apply `events` in order; events at or before the run's own `seq` have been applied already and are skipped."""
+    run = onto or Run()
+    for event in events:
+        if event.seq > run.seq:
+            run = apply(run, event)
+    return run
+
+
+def apply(run: Run, event: Event) -> Run:
+    """The run after one more event. A type that changes no control state moves `seq` alone."""
+    run = replace(run, seq=event.seq)
+    payload = event.payload
+    match event.type:
+        case "run_started":
+            return replace(run, turn=1, terms=Terms.from_json(payload["config"]))
+        case "user_message":
+            return replace(
+                run, turn=run.turn + 1, ended=None, reason=None, decision=0, calls=(), answer=None, turn_model_calls=0
+            )
+        case "model_decision":
+            assert event.step is not None
+            calls = tuple(Call(event.step + i, call["name"]) for i, call in enumerate(payload["tool_calls"], start=1))
+            return replace(
+                run,
+                decision=event.step,
+                last_step=event.step + len(calls),
+                calls=calls,
+                answer=None if calls else payload["text"],
+                turn_model_calls=run.turn_model_calls + 1,
+                model_calls=run.model_calls + 1,
+            )
+        case "tool_result":
+            return _with_call(run, event.step, settled=True)
+        case "approval_requested":
+            return _with_call(run, event.step, verdict="asked")
+        case "approval_granted":
+            return _with_verdict(run, event.step, "granted")
+        case "approval_denied" | "approval_expired":
+            return _with_verdict(run, event.step, "denied")
+        case "run_resumed":
+            return replace(run, ended=None, reason=None)
+        case "run_finished":
+            return replace(run, ended="completed", reason=payload.get("reason"), answer=None)
+        case "run_failed":
+            return replace(run, ended="failed", reason=payload.get("category"))
+        case "run_cancelled":
+            return replace(run, ended="cancelled", reason="cancelled", answer=None)
+        case _:
+            return run
+
+
+def _with_call(run: Run, step: int | None, **change: Any) -> Run:
+    return replace(run, calls=tuple(replace(call, **change) if call.step == step else call for call in run.calls))
+
+
+def _with_verdict(run: Run, step: int | None, verdict: Verdict) -> Run:
+    call = run.call(step)
+    if call is None or call.verdict != "asked":  # the first verdict on a request is the one that holds
+        return run
+    return _with_call(run, step, verdict=verdict)

@@ -1,0 +1,159 @@
+"""What the environment configures, read once at the edge and handed down as a frozen value.
+
+`Settings.from_env()` is the only place that knows a `DRANGUE_*` name. Unknown names are refused, so that a typo never
+silently means a default; values that contradict each other are refused before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import urlsplit
+
+from drangue_client.errors import SettingsError
+
+PREFIX = "DRANGUE_"
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _seconds(value: str) -> float:
+    number = float(value)
+    if not 0 < number < 1e7:
+        raise ValueError("must be a positive number of seconds")
+    return number
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return number
+
+
+def _flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in known:
+        raise ValueError("must be true or false")
+    return known[value.lower()]
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return value.lower()
+
+    return parse
+
+
+def _database_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        raise ValueError("must be a Postgres URL such as postgresql://user:password@host:5432/name")
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"redis", "rediss", "redis+socket"}:
+        raise ValueError("must be a Redis URL such as redis://:password@host:6379/0")
+    return value
+
+
+def _setting(parse: Callable[[str], Any], default: Any, about: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "about": about})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, its unit and its default; the environment name is `DRANGUE_` and the field's name in capitals."""
+
+    database_url: str = _setting(_database_url, "", "Postgres, the log of every run")
+    redis_url: str = _setting(_redis_url, "", "Redis, the queue and the signals")
+    agents: tuple[str, ...] = _setting(_names, (), "agents a worker serves: pkg.module or pkg.module:name, by commas")
+    lease_s: float = _setting(_seconds, 15.0, "how long a claim outlives its worker; renewed every third of it")
+    sweep_s: float = _setting(_seconds, 1.0, "how often every worker looks for work that stopped moving")
+    patience_s: float = _setting(_seconds, 5.0, "how long a sent step may stay unclaimed before its message is doubted")
+    drain_grace_s: float = _setting(_seconds, 20.0, "how long a stopping worker lets running steps finish")
+    model_concurrency: int = _setting(_count, 100, "steps in flight per model-pool process")
+    tool_concurrency: int = _setting(_count, 4, "child processes per tool-pool process")
+    max_crashes: int = _setting(_count, 5, "workers a step may take down before its run fails")
+    visibility_timeout_s: float = _setting(_seconds, 3600.0, "when Redis redelivers an unacknowledged message")
+    task_events: bool = _setting(_flag, True, "send the task events that Flower shows")
+    log_level: str = _setting(_one_of("debug", "info", "warning", "error"), "info", "least severe line logged")
+    log_format: str = _setting(_one_of("json", "console"), "json", "shape of a log line")
+
+    def __post_init__(self) -> None:
+        if self.lease_s < 3 * self.sweep_s:
+            raise SettingsError(
+                f"DRANGUE_LEASE_S ({self.lease_s:g}) must be at least three times DRANGUE_SWEEP_S ({self.sweep_s:g}), "
+                "else a healthy step is taken for a dead one. Raise the one or lower the other."
+            )
+        if self.visibility_timeout_s < 2 * self.lease_s:
+            raise SettingsError(
+                f"DRANGUE_VISIBILITY_TIMEOUT_S ({self.visibility_timeout_s:g}) must be at least twice DRANGUE_LEASE_S "
+                f"({self.lease_s:g}). Raise it; recovery does not wait for it."
+            )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read `environ` (by default the process's). Raises SettingsError naming the variable that is wrong."""
+        environ = os.environ if environ is None else environ
+        by_name = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in by_name)
+        if unknown:
+            close = get_close_matches(unknown[0], by_name, n=1)
+            raise SettingsError(
+                f"{unknown[0]} is not a setting of drangue."
+                + (f" Did you mean {close[0]}?" if close else "")
+                + f" Unset it; the settings are {', '.join(by_name)}."
+            )
+        values: dict[str, Any] = {}
+        for name, f in by_name.items():
+            if environ.get(name, "") != "":
+                try:
+                    values[f.name] = f.metadata["parse"](environ[name])
+                except ValueError as error:
+                    shown = "its value" if "url" in f.name else repr(environ[name])  # a URL holds a password
+                    raise SettingsError(f"{name}: {shown} cannot be used ({error}). Correct or unset it.") from None
+        return cls(**values)
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that make `from_env` give this value again; defaults are left out."""
+        env = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.default is not MISSING and value != f.default:
+                env[PREFIX + f.name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
+        return env
+
+    @property
+    def renew_s(self) -> float:
+        """Seconds between two renewals of a lease."""
+        return self.lease_s / 3
+
+    def require_database(self) -> str:
+        """The Postgres URL; SettingsError says how to give one."""
+        if not self.database_url:
+            raise SettingsError(
+                "DRANGUE_DATABASE_URL is not set. Set it to your Postgres, or start `drangue dev` in this folder and "
+                "leave it unset."
+            )
+        return self.database_url
+
+    def require_redis(self) -> str:
+        """The Redis URL; SettingsError says how to give one."""
+        if not self.redis_url:
+            raise SettingsError(
+                "DRANGUE_REDIS_URL is not set. Set it to your Redis, or start `drangue dev` in this folder and leave "
+                "it unset."
+            )
+        return self.redis_url

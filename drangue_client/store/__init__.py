@@ -1,0 +1,1 @@
+"""The log of every run, on Postgres or SQLite, behind one port."""

@@ -1,0 +1,128 @@
+"""Connections: one set of engines per process, transactions that say whether they wait for the disk, errors translated.
+
+Engines are made on first use and per process id, so nothing is inherited through a fork. A transaction that met a
+broken connection is repeated once on a fresh one; every operation of the Log may be repeated. The only place that knows
+a driver's exceptions.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.pool import StaticPool
+
+from drangue_client.errors import DatabaseUnavailable
+
+T = TypeVar("T")
+
+POSTGRES_CONNECT_ARGS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "application_name": "drangue",
+    # A half-open link must not hold a worker for the two hours that an operating system waits by default.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
+class Database:
+    """Where the tables are. `url` is a Postgres URL or `sqlite://` (memory) or `sqlite:///path`."""
+
+    def __init__(self, url: str, pool_size: int = 5) -> None:
+        self.url = make_url(url)
+        if self.url.drivername in ("postgres", "postgresql"):
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self.postgres = self.url.get_backend_name() == "postgresql"
+        self._pool_size = pool_size
+        self._engines: dict[
+            tuple[int, bool], Engine
+        ] = {}  # a forked child keeps its parent's, unused: never closed here
+        self._making = threading.Lock()
+        self._sqlite_turn = threading.RLock()
+
+    def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Do `work` in one transaction and return what it returns.
+
+        With `durable=False` the commit does not wait for the disk: it can be lost when the database server crashes, and
+        only then. Raises DatabaseUnavailable.
+        """
+        try:
+            try:
+                return self._once(work, durable)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return self._once(work, durable)
+        except (OperationalError, InterfaceError) as error:
+            raise DatabaseUnavailable(self._unreachable(error)) from error
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", "") == "42P01":  # undefined_table
+                raise DatabaseUnavailable(
+                    f"the database at {self.where} holds no drangue tables. Run `drangue migrate` once."
+                ) from error
+            raise
+
+    def engine(self, *, durable: bool = True) -> Engine:
+        """This process's engine; on SQLite there is one, whatever `durable` says."""
+        key = (os.getpid(), durable or not self.postgres)
+        with self._making:
+            if key not in self._engines:
+                self._engines[key] = self._make_postgres(durable) if self.postgres else self._make_sqlite()
+            return self._engines[key]
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones (an in-memory database is gone then)."""
+        with self._making:
+            for key in [key for key in self._engines if key[0] == os.getpid()]:
+                self._engines.pop(key).dispose()
+
+    @property
+    def where(self) -> str:
+        """The address without credentials, for messages."""
+        if not self.postgres:
+            return self.url.database or "memory"
+        return f"{self.url.host or self.url.query.get('host', 'local socket')}:{self.url.port or 5432}"
+
+    def _once(self, work: Callable[[Connection], T], durable: bool) -> T:
+        if self.postgres:
+            with self.engine(durable=durable).begin() as connection:
+                return work(connection)
+        with self._sqlite_turn, self.engine().begin() as connection:
+            return work(connection)
+
+    def _make_postgres(self, durable: bool) -> Engine:
+        arguments = dict(POSTGRES_CONNECT_ARGS)
+        if not durable:
+            arguments["options"] = "-c synchronous_commit=off"
+        return create_engine(
+            self.url, connect_args=arguments, pool_size=self._pool_size, max_overflow=self._pool_size, pool_timeout=30
+        )
+
+    def _make_sqlite(self) -> Engine:
+        engine = create_engine(self.url, poolclass=StaticPool, connect_args={"check_same_thread": False, "timeout": 5})
+
+        @event.listens_for(engine, "connect")
+        def _connected(connection: sqlite3.Connection, _record: Any) -> None:
+            connection.isolation_level = None  # the driver's own BEGIN comes too late to take the write lock
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+    def _unreachable(self, error: DBAPIError) -> str:
+        reason = str(error.orig).strip().splitlines()[-1] if str(error.orig).strip() else type(error.orig).__name__
+        if not self.postgres:
+            return f"the SQLite file {self.where} cannot be used: {reason}. Check that it is readable and not locked."
+        return f"Postgres at {self.where} cannot be reached: {reason}. Start it, or correct DRANGUE_DATABASE_URL."

@@ -1,0 +1,47 @@
+"""Bring a Postgres database to the newest tables. Repeating is safe; two at once wait for each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from drangue_client.store.database import Database
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+LOCK = 0x6472616E  # "dran": one migration at a time, whoever starts it
+
+
+def migrate(url: str) -> tuple[str | None, str]:
+    """Upgrade the tables at `url`; returns the revisions before and after. Raises DatabaseUnavailable."""
+    database = Database(url, pool_size=1)
+
+    def work(connection: Connection) -> tuple[str | None, str]:
+        connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
+        before = MigrationContext.configure(connection).get_current_revision()
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return before, newest()
+
+    try:
+        return database.run(work)
+    finally:
+        database.close()
+
+
+def newest() -> str:
+    """The revision that this program's tables are at."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config

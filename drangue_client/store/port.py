@@ -1,0 +1,241 @@
+"""The Log port: what the engine and the client ask of a store, as values and one protocol.
+
+Every writing call takes a list, so that a store may answer many askers with one statement; an answer stands at the
+place of its question. Deciding is the caller's: a `Move` says what to write *if the log still ends where the decision
+was made*, and a refused move comes back with the run as it is now, to be decided again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from drangue_client.events import Event, Fact
+from drangue_client.run import Run, Status
+
+Executor = Literal["celery", "inline"]
+Kind = Literal["model", "tool"]
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be recorded. `wake_in_s` is when a sweep may first suspect that its message was lost."""
+
+    run_id: str
+    agent: str
+    input: str
+    executor: Executor = "celery"
+    priority: int = DEFAULT_PRIORITY
+    labels: Mapping[str, str] = field(default_factory=dict)
+    wake_in_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run's row. Times are epoch seconds; `wake_at` is when it needs a coordinator at the latest."""
+
+    run_id: str
+    agent: str
+    status: Status
+    executor: Executor
+    priority: int
+    labels: dict[str, str]
+    input: str
+    head_seq: int
+    error: str | None
+    created_at: float
+    updated_at: float
+    finished_at: float | None
+    wake_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run as it stands: its row, its folded log, and the database's clock."""
+
+    row: RunRow
+    run: Run
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One attempt at claiming a step. Asking again with the same token after a lost answer is safe."""
+
+    run_id: str
+    step: int
+    token: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Exclusive leave to perform a step, and all that performing depends on.
+
+    `attempt` counts every claim of the step, `failures` those that ended in a retryable error, `crashes` those whose
+    worker died. `facts` are the step's own events so far, `decision` the event that asked for a tool call, `events` the
+    whole log (model steps only, which must send it anyway).
+    """
+
+    ask: Ask
+    kind: Kind
+    name: str | None
+    attempt: int
+    failures: int
+    crashes: int
+    outcome: dict[str, Any] | None
+    look: Look
+    facts: tuple[Event, ...]
+    decision: Event | None
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRef:
+    """An open step as a message knows it. `queue` is None for a run that no fleet serves."""
+
+    run_id: str
+    step: int
+    kind: Kind
+    queue: str | None
+    priority: int
+    attempt: int = 0
+    sends: int = 0
+    lapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A step to be opened, unless it is open already."""
+
+    step: int
+    kind: Kind
+    name: str | None
+    queue: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a decision writes, in one transaction, provided the log still ends at `head`.
+
+    `claim` is the claim being settled (None where no step is); `park` keeps its row, unclaimed, for a run that failed.
+    `reopen` puts parked rows back with fresh counters. `wake_in_s` is None where the run needs nobody but its steps.
+    """
+
+    run_id: str
+    head: int
+    run: Run
+    facts: tuple[Fact, ...] = ()
+    opens: tuple[Open, ...] = ()
+    claim: Ask | None = None
+    park: bool = False
+    reopen: bool = False
+    wake_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The answer to a move.
+
+    `ok`: written, and `opened` lists the steps this move opened. `moved`: nothing written, `look` is the run as it is
+    now. `lost`: nothing written, the claim belongs to somebody else or the step is settled.
+    """
+
+    verdict: Literal["ok", "moved", "lost"]
+    opened: tuple[StepRef, ...] = ()
+    look: Look | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a claimed step back, unsettled: it may be claimed again in `delay_s`. `failed` counts a retryable error."""
+
+    ask: Ask
+    delay_s: float = 0.0
+    failed: bool = False
+    category: str = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """An agent some worker serves: `summary` is {model, tools}, `seen_at` when a worker last said so."""
+
+    name: str
+    fingerprint: str
+    summary: dict[str, Any]
+    seen_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The unclaimed steps of a queue that could be claimed now, and the oldest of them whose message is in doubt."""
+
+    queue: str
+    unclaimed: int
+    doubtful: tuple[StepRef, ...]
+
+
+class Log(Protocol):
+    """A store of runs. Calls block; each is one short transaction. Raises DatabaseUnavailable when it is out of reach."""
+
+    def submit(self, runs: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
+        """Record runs; True where the run is new. An existing run is returned as it is, whatever was asked."""
+
+    def look(self, run_id: str) -> Look:
+        """The run as it stands, from its snapshot and the tail of its log. UnknownRunError if there is none."""
+
+    def events(self, run_id: str, after: int = -1) -> list[Event]:
+        """The log after a place, oldest first; empty for an unknown run."""
+
+    def runs(self, *, status: str | None = None, agent: str | None = None, limit: int = 50) -> list[RunRow]:
+        """Runs, newest first."""
+
+    def count_runs(self) -> dict[str, int]:
+        """How many runs there are by status."""
+
+    def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
+        """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""
+
+    def begin(self, ask: Ask, fact: Fact) -> bool:
+        """Record, durably, that an irreversible step begins. False: the claim is not ours or it began before."""
+
+    def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
+        """Extend leases; the tokens that are still held, lapsed or not. The others have been taken over or settled."""
+
+    def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
+        """Give steps back; None where the claim was lost."""
+
+    def release_worker(self, worker: str) -> list[StepRef]:
+        """Give back every step of a worker that is known to have ended."""
+
+    def settle(self, moves: Sequence[Move]) -> list[Moved]:
+        """Write moves, each whole or not at all."""
+
+    def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
+        """Open steps of a run: (step, seconds until it may be claimed, whether a live claim holds it)."""
+
+    def wake(self, patience_s: float, limit: int = 100) -> list[RunRow]:
+        """Fleet runs due for a coordinator; each is not due again before `patience_s` unless a commit says so."""
+
+    def recover(self, patience_s: float, limit: int = 100) -> list[StepRef]:
+        """Fleet steps whose lease lapsed or whose backoff is over, marked as sent now."""
+
+    def queues(self, patience_s: float, limit: int = 100) -> list[QueueState]:
+        """Per queue: unclaimed steps, and those sent longer ago than `patience_s` (doubling with every resend)."""
+
+    def mark_sent(self, steps: Sequence[StepRef]) -> None:
+        """Record that steps are being sent again."""
+
+    def mark_unsent(self, steps: Sequence[StepRef]) -> None:
+        """Take back the last `mark_sent` or `recover`: publishing failed, so the next sweep shall try at once."""
+
+    def register(self, agents: Sequence[AgentRow]) -> None:
+        """Say which agents a worker serves, now."""
+
+    def agents(self) -> list[AgentRow]:
+        """Every agent ever registered, by name."""
+
+    def close(self) -> None:
+        """Close the connections of this process."""

@@ -1,0 +1,128 @@
+"""What a sweep asks of the log: which runs and steps stopped moving.
+
+Marking comes before sending, in a transaction of its own: a message must never find its step locked by the sweep that
+sent it. Rows somebody else has locked are skipped, so any number of sweepers share the work without a leader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Float, RowMapping, and_, case, cast, func, literal, or_, select, tuple_, update
+
+from drangue_client.store.database import Database
+from drangue_client.store.port import QueueState, RunRow, StepRef
+from drangue_client.store.tables import now, runs, steps
+
+OPEN = ("queued", "running", "paused")
+DOUBLINGS = 6  # patience with a step nobody claims grows up to 64 times
+
+
+def step_ref(row: RowMapping) -> StepRef:
+    """A row of `steps` as a message knows it."""
+    return StepRef(row["run_id"], row["step"], row["kind"], row["queue"], row["priority"], row["attempt"], row["sends"])
+
+
+class Sweeping:
+    """The sweep's part of SqlLog."""
+
+    db: Database
+
+    def wake(self, patience_s: float, limit: int = 100) -> list[RunRow]:
+        due = (
+            select(runs.c.run_id)
+            .where(runs.c.wake_at <= now(), runs.c.executor == "celery")
+            .order_by(runs.c.wake_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        moved = update(runs).where(runs.c.run_id.in_(due)).values(wake_at=now(patience_s)).returning(*runs.c)
+
+        def work(c: Connection) -> list[RunRow]:
+            rows = c.execute(moved).mappings().all()
+            return [RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__}) for row in rows]
+
+        return self.db.run(work, durable=False)
+
+    def recover(self, patience_s: float, limit: int = 100) -> list[StepRef]:
+        lapsed = and_(
+            steps.c.claim.is_not(None),
+            steps.c.lease_until < now(),
+            or_(steps.c.sent_at < steps.c.lease_until, _doubted(patience_s)),
+        )
+        due = and_(steps.c.claim.is_(None), steps.c.available_at <= now(), steps.c.sent_at < steps.c.available_at)
+
+        def work(c: Connection) -> list[StepRef]:
+            found = c.execute(_of_fleet(or_(lapsed, due)).limit(limit)).mappings().all()
+            _mark(c, [(row["run_id"], row["step"]) for row in found], sent_at=now(), sends=steps.c.sends + 1)
+            return [
+                StepRef(**{**_fields(row), "lapsed": row["claim"] is not None, "sends": row["sends"] + 1})
+                for row in found
+            ]
+
+        return self.db.run(work, durable=False)
+
+    def _queues(self, patience_s: float, limit: int) -> list[QueueState]:
+        waiting = and_(steps.c.claim.is_(None), steps.c.available_at <= now(), steps.c.sent_at >= steps.c.available_at)
+        doubtful = (
+            select(steps)
+            .join(runs, runs.c.run_id == steps.c.run_id)
+            .where(waiting, _doubted(patience_s), steps.c.queue.is_not(None), runs.c.status.in_(OPEN))
+            .order_by(steps.c.sent_at)
+            .limit(limit)
+        )
+        unclaimed = (
+            select(steps.c.queue, func.count())
+            .join(runs, runs.c.run_id == steps.c.run_id)
+            .where(steps.c.claim.is_(None), steps.c.available_at <= now(), runs.c.status.in_(OPEN))
+            .group_by(steps.c.queue)
+        )
+
+        def work(c: Connection) -> list[QueueState]:
+            found = [step_ref(row) for row in c.execute(doubtful).mappings()]
+            if not found:  # the healthy case costs one statement
+                return []
+            counts: dict[Any, int] = {queue: count for queue, count in c.execute(unclaimed)}
+            by_queue: dict[str, list[StepRef]] = {}
+            for ref in found:
+                assert ref.queue is not None
+                by_queue.setdefault(ref.queue, []).append(ref)
+            return [QueueState(queue, counts.get(queue, 0), tuple(refs)) for queue, refs in by_queue.items()]
+
+        return self.db.run(work, durable=False)
+
+    def mark_sent(self, refs: Sequence[StepRef]) -> None:
+        keys = [(ref.run_id, ref.step) for ref in refs]
+        self.db.run(lambda c: _mark(c, keys, sent_at=now(), sends=steps.c.sends + 1), durable=False)
+
+    def mark_unsent(self, refs: Sequence[StepRef]) -> None:
+        # Back before its last sending and its lease, so that every rule above finds it again at once.
+        sends = case((steps.c.sends > 0, steps.c.sends - 1), else_=0)
+        keys = [(ref.run_id, ref.step) for ref in refs]
+        self.db.run(lambda c: _mark(c, keys, sent_at=now(-86_400.0), sends=sends), durable=False)
+
+
+def _doubted(patience_s: float) -> Any:
+    doublings = case((steps.c.sends < DOUBLINGS, steps.c.sends), else_=DOUBLINGS)
+    age = cast(literal(1).op("<<")(doublings), Float) * -patience_s
+    return steps.c.sent_at < now(age)
+
+
+def _of_fleet(which: Any) -> Any:
+    return (
+        select(steps)
+        .join(runs, runs.c.run_id == steps.c.run_id)
+        .where(which, steps.c.queue.is_not(None), runs.c.status.in_(OPEN))
+        .order_by(steps.c.run_id, steps.c.step)
+        .with_for_update(of=steps, skip_locked=True)
+    )
+
+
+def _mark(c: Connection, keys: Sequence[tuple[str, int]], **values: Any) -> None:
+    if keys:
+        c.execute(update(steps).where(tuple_(steps.c.run_id, steps.c.step).in_(keys)).values(**values))
+
+
+def _fields(row: RowMapping) -> dict[str, Any]:
+    return {name: row[name] for name in ("run_id", "step", "kind", "queue", "priority", "attempt")}

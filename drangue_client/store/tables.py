@@ -1,0 +1,173 @@
+"""The four tables, declared once for Postgres and SQLite, and the two words of SQL on which the databases differ.
+
+`events` is the truth. `runs.status` and `runs.state` are projections written in the same transaction. `steps` holds
+only open work. Times are epoch seconds in Python and come from the database's clock alone.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+metadata = MetaData()
+
+
+class Instant(TypeDecorator[float]):
+    """Epoch seconds in Python; `timestamptz` on Postgres, a REAL on SQLite."""
+
+    impl = Float
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Float())
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name != "postgresql":
+            return value
+        return datetime.fromtimestamp(value, UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
+        return value.timestamp() if isinstance(value, datetime) else value
+
+
+class now(ColumnElement[float]):
+    """The database's clock, `seconds` from now: fixed within a Postgres transaction."""
+
+    type = Instant()
+    inherit_cache = False
+
+    def __init__(self, seconds: float | ColumnElement[Any] = 0.0) -> None:
+        self.seconds = seconds
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(now() + make_interval(secs => {_shift(element, compiler, **kw)}))" if element.seconds else "now()"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+    clock = "((julianday('now') - 2440587.5) * 86400.0)"
+    return f"({clock} + {_shift(element, compiler, **kw)})" if element.seconds else clock
+
+
+def _shift(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+    if isinstance(element.seconds, ColumnElement):
+        return compiler.process(element.seconds, **kw)
+    return repr(float(element.seconds))
+
+
+# Snapshots and payloads are written and read whole, so `json`: it keeps the text as given. Only labels are searched.
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String(200), primary_key=True),
+    Column("agent", String(200), nullable=False),
+    Column("status", String(12), nullable=False),
+    Column("executor", String(12), nullable=False),
+    Column("queue", String(200)),
+    Column("priority", SmallInteger, nullable=False),
+    Column("labels", JSON().with_variant(JSONB(), "postgresql"), nullable=False),
+    Column("input", Text, nullable=False),
+    Column("overrides", JSON, nullable=False),
+    Column("terms", JSON),
+    Column("head_seq", Integer, nullable=False),
+    Column("state", JSON),
+    Column("state_seq", Integer, nullable=False),
+    Column("wake_at", Instant),
+    Column("deadline_at", Instant),
+    Column("error", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    Index("ix_runs_wake_at", "wake_at", postgresql_where=text("wake_at is not null")),
+    Index("ix_runs_status_created_at", "status", "created_at"),
+    Index("ix_runs_created_at", "created_at"),
+    postgresql_with={"fillfactor": 70},
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("run_id", String(200), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", String(30), nullable=False),
+    Column("step", Integer),
+    Column("format", SmallInteger, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("ts", Instant, nullable=False),
+    Column("duration_ms", Float),
+    Column("recorded_at", Instant, nullable=False),
+    # Logical identity: a second result of a step, or a second beginning of an attempt, cannot be written at all.
+    Index(
+        "ux_events_once",
+        "run_id",
+        "step",
+        "type",
+        unique=True,
+        postgresql_where=text("type in ('model_decision', 'tool_result')"),
+        sqlite_where=text("type in ('model_decision', 'tool_result')"),
+    ),
+    Index(
+        "ux_events_attempt",
+        "run_id",
+        "step",
+        text("(payload ->> 'attempt')"),
+        unique=True,
+        postgresql_where=text("type = 'step_started'"),
+        sqlite_where=text("type = 'step_started'"),
+    ),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", String(200), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("kind", String(12), nullable=False),
+    Column("name", String(200)),
+    Column("queue", String(200)),
+    Column("priority", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("category", String(40)),
+    Column("claim", String(32)),
+    Column("worker", String(200)),
+    Column("lease_until", Instant),
+    Column("kill_at", Instant),
+    Column("available_at", Instant, nullable=False),
+    Column("sent_at", Instant, nullable=False),
+    Column("sends", Integer, nullable=False),
+    Column("outcome", JSON),
+    postgresql_with={"fillfactor": 70},
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("summary", JSON, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+)

@@ -1,0 +1,151 @@
+"""The queue: task and queue names, the broker's settings, and sending by name.
+
+A message carries ids and nothing else, so it may be lost, doubled, late or read by anyone who can read Redis. Names are
+wire format: they change only with a new name beside the old one. Celery is loaded when the first message is sent.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from drangue_client.errors import QueueUnavailable
+from drangue_client.settings import Settings
+from drangue_client.store.port import RunRow, StepRef
+
+COORDINATE = "drangue.coordinate"
+CALL_MODEL = "drangue.call_model"
+CALL_TOOL = "drangue.call_tool"
+TASKS = {"model": CALL_MODEL, "tool": CALL_TOOL}
+
+COORDINATE_QUEUE = "drangue.coordinate"
+MODEL_QUEUE = "drangue.model"
+ASYNC_TOOL_QUEUE = "drangue.async_tool"
+TOOL_QUEUE = "drangue.tool"
+LOOP_QUEUES = (COORDINATE_QUEUE, MODEL_QUEUE, ASYNC_TOOL_QUEUE)
+QUEUES = (*LOOP_QUEUES, TOOL_QUEUE)
+
+URGENT = 0  # Redis serves priority 0 before all others: recovered steps go to the head of their queue
+PRIORITY_STEPS = (0, 3, 6, 9)
+HANDOFF_S = 2.0  # how long a message may take to arrive before a sweep sends the run another one
+
+
+def broker_settings(settings: Settings) -> dict[str, Any]:
+    """Celery's settings for everyone who sends or consumes; each answers a failure that was seen to happen."""
+    return {
+        "broker_url": settings.require_redis(),
+        "broker_transport_options": {
+            "socket_timeout": 5,  # without it a half-open link blocks a worker or a publisher for good
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "visibility_timeout": int(settings.visibility_timeout_s),
+            "priority_steps": list(PRIORITY_STEPS),
+        },
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": 10,
+        "broker_pool_acquire_timeout": 5,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "event_serializer": "json",
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_default_queue": COORDINATE_QUEUE,
+        "task_create_missing_queues": False,
+        # Publishing fails fast: the commit came first, and a sweep sends what did not leave.
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
+        "task_send_sent_event": settings.task_events,
+    }
+
+
+def queue_named(name: str) -> Any:
+    """A queue whose publish is one LPUSH and which survives a FLUSHALL: the default exchange needs no binding."""
+    from kombu import Exchange, Queue
+
+    return Queue(name, Exchange("", type="direct"), routing_key=name)
+
+
+class Sender:
+    """Sends hints. Safe from any thread, and after a fork. Raises QueueUnavailable when Redis is out of reach."""
+
+    def __init__(self, settings: Settings, app: Any = None) -> None:
+        self._settings = settings
+        self._app = app
+        self._making = threading.Lock()
+
+    def coordinate(self, runs: Iterable[RunRow], *, urgent: bool = False) -> None:
+        """Ask for a coordinator for each run."""
+        self._send(
+            (
+                COORDINATE,
+                (row.run_id,),
+                f"{row.run_id}:c:{uuid.uuid4().hex[:8]}",
+                COORDINATE_QUEUE,
+                URGENT if urgent else row.priority,
+            )
+            for row in runs
+        )
+
+    def steps(self, refs: Iterable[StepRef]) -> None:
+        """Ask for each step to be performed; a lapsed one goes to the head of its queue."""
+        self._send(
+            (
+                TASKS[ref.kind],
+                (ref.run_id, ref.step),
+                f"{ref.run_id}:{ref.step}:{ref.attempt}.{ref.sends}",
+                ref.queue,
+                URGENT if ref.lapsed else ref.priority,
+            )
+            for ref in refs
+        )
+
+    def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many messages wait in each queue, over all its priorities."""
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        try:
+            with self.app.connection_for_write() as connection:
+                channel = connection.default_channel
+                return {queue: int(channel._size(queue)) for queue in queues}
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(_unreachable(error)) from error
+
+    @property
+    def app(self) -> Any:
+        """The Celery app that sends: the worker's own, or one made here."""
+        with self._making:
+            if self._app is None:
+                from celery import Celery
+
+                self._app = Celery("drangue-client", set_as_current=False)
+                self._app.conf.update(broker_settings(self._settings))
+            return self._app
+
+    def _send(self, messages: Iterable[tuple[str, tuple[Any, ...], str, str | None, int]]) -> None:
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        messages = list(messages)
+        if not messages:
+            return
+        try:
+            with self.app.producer_or_acquire() as producer:
+                for name, args, task_id, queue, priority in messages:
+                    self.app.send_task(
+                        name,
+                        args,
+                        task_id=task_id,
+                        queue=queue_named(queue or ""),
+                        priority=priority,
+                        producer=producer,
+                    )
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(_unreachable(error)) from error
+
+
+def _unreachable(error: BaseException) -> str:
+    return f"Redis cannot be reached: {error}. Start it, or correct DRANGUE_REDIS_URL; recorded work waits meanwhile."

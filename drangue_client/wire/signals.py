@@ -1,0 +1,93 @@
+"""The doorbell: a ring when a run has moved, so that whoever waits need not ask every moment.
+
+A ring says "look now" and nothing else. Rings are lost when nobody listens or Redis is away, so everyone who waits also
+looks by itself once a second; nothing may depend on hearing one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.client import PubSub
+from redis.exceptions import RedisError
+
+MOVED = "drangue:moved:"
+APPROVALS = "drangue:approvals"
+POLL_S = 1.0
+
+
+class Doorbell:
+    """Rings and listens. Safe from any thread and after a fork; without a URL it rings nowhere and waits by the clock."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis = (
+            redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3, health_check_interval=10)
+            if redis_url
+            else None
+        )
+
+    def moved(self, run_id: str) -> None:
+        """Ring for a run whose status changed."""
+        self._publish(MOVED + run_id, "moved")
+
+    def approval_waiting(self, run_id: str) -> None:
+        """Announce that a run waits for a person."""
+        self._publish(APPROVALS, run_id)
+
+    @contextmanager
+    def listen(self, run_id: str) -> Iterator[Listener]:
+        """Hear the rings of one run from here on; look at the run once after entering, not before."""
+        listener = Listener(self._redis, MOVED + run_id)
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            self._redis.close()
+
+    def _publish(self, channel: str, text: str) -> None:
+        if self._redis is None:
+            return
+        try:
+            self._redis.publish(channel, text)
+        except (RedisError, OSError):
+            return  # whoever waits looks by itself within POLL_S
+
+
+class Listener:
+    """One subscription; `wait` returns at a ring or after at most POLL_S."""
+
+    def __init__(self, client: redis.Redis | None, channel: str) -> None:
+        self._pubsub: PubSub | None = None
+        if client is not None:
+            self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+            try:
+                self._pubsub.subscribe(channel)
+            except (RedisError, OSError):
+                self.close()
+
+    def wait(self, at_most_s: float) -> None:
+        """Return at the next ring, or when min(at_most_s, POLL_S) seconds are over."""
+        patience = max(0.0, min(at_most_s, POLL_S))
+        deadline = time.monotonic() + patience
+        if self._pubsub is not None:
+            try:
+                while (left := deadline - time.monotonic()) > 0:
+                    if self._pubsub.get_message(timeout=left) is not None:
+                        return
+                return
+            except (RedisError, OSError):
+                self.close()
+        time.sleep(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """End the subscription."""
+        if self._pubsub is not None:
+            self._pubsub.close()
+            self._pubsub = None
