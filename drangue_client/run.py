@@ -36,9 +36,10 @@ class Call:
 class Run:
     """One run as its log tells it up to `seq` (-1: an empty log).
 
-    `decision` is the step of the latest model call of this turn (0: none yet), `calls` what it asked for, `answer` its
-    text where it asked for nothing. `last_step` is the highest step number given out. `ended` is how the latest turn
-    ended (None while it goes on) and `reason` its machine-readable cause.
+    `decision` is the step of the latest model call of this turn (0: none yet) and `decision_seq` its place in the log,
+    `calls` what it asked for, `answer` its text where it asked for nothing. `last_step` is the highest step number
+    given out. `ended` is how the latest turn ended (None while it goes on) and `reason` its machine-readable
+    cause.
     """
 
     seq: int = -1
@@ -46,6 +47,7 @@ class Run:
     turn: int = 0
     last_step: int = 0
     decision: int = 0
+    decision_seq: int = -1
     calls: tuple[Call, ...] = ()
     answer: str | None = None
     turn_model_calls: int = 0
@@ -100,6 +102,7 @@ class Run:
             "turn": self.turn,
             "last": self.last_step,
             "decision": self.decision,
+            "decision_seq": self.decision_seq,
             "calls": [[call.name, int(call.settled), _VERDICTS.index(call.verdict)] for call in self.calls],
             "answer": self.answer,
             "turn_models": self.turn_model_calls,
@@ -120,6 +123,7 @@ class Run:
             turn=state["turn"],
             last_step=state["last"],
             decision=state["decision"],
+            decision_seq=state["decision_seq"],
             calls=tuple(
                 Call(state["decision"] + index, name, bool(settled), _VERDICTS[verdict])
                 for index, (name, settled, verdict) in enumerate(state["calls"], start=1)
@@ -163,6 +167,7 @@ def apply(run: Run, event: Event) -> Run:
             return replace(
                 run,
                 decision=event.step,
+                decision_seq=event.seq,
                 last_step=event.step + len(calls),
                 calls=calls,
                 answer=None if calls else payload["text"],

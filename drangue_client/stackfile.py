@@ -1,8 +1,8 @@
 """Where a checkout's running servers can be found: `.drangue/stack.json`.
 
-Whoever starts the local stack writes the file and removes it at the end; every other command that runs in the checkout
-looks for it. The invariant: an address is handed out only while the process that wrote it lives, and only to the account
-that wrote it, because whoever names the queue decides what a worker runs. It starts nothing and asks no server.
+Whoever starts the local stack writes the file and removes it at the end; every other command run in the checkout looks
+for it. The invariant: an address is handed out only while the process that wrote it lives, and only to the account that
+wrote it, because whoever names the queue decides what a worker runs. It starts nothing and asks no server.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Addresses:
 def find_stack(start: Path) -> Addresses | None:
     """The addresses of the nearest running stack in `start` or a folder above it, or None.
 
-    A file is passed over when its writer has ended, when another account owns it or when it cannot be read. Nothing is
-    changed, so asking again is safe. The writer is known by its process id alone: a file left by a killed process counts
-    again if the system gives that id to another one.
+    A file is passed over when its writer has ended, when another account owns or may write it, or when it cannot be
+    read. Nothing is changed, so asking again is safe. The writer is known by its process id alone: a file left by a
+    killed process counts again if the system gives that id to another one.
     """
     here = start.absolute()
     for folder in (here, *here.parents):
@@ -46,8 +46,8 @@ def find_stack(start: Path) -> Addresses | None:
 def write_stack(folder: Path, addresses: Addresses, extra: dict[str, str]) -> None:
     """Announce the addresses in `folder`, normally a checkout's `.drangue`, for as long as this process lives.
 
-    The file is one JSON object, `{database_url: str, redis_url: str, pid: int, **extra}`, readable by its owner only. It
-    appears whole or not at all, and writing again replaces it. Raises OSError when `folder` cannot be written.
+    The file is one JSON object, `{database_url: str, redis_url: str, pid: int, **extra}`, readable by its owner only.
+    It appears whole or not at all, and writing again replaces it. Raises OSError when `folder` cannot be written.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     content = {

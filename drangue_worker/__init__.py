@@ -1,1 +1,70 @@
-"""drangue."""
+"""drangue: durable AI agents on Postgres, Redis and Celery.
+
+    from drangue_worker import Agent, tool
+
+An agent is a model plus tools. `Agent(...).run_sync("...")` runs it here; `DRANGUE_AGENTS` and `drangue worker`
+let a fleet run it. The client's words are here too, so that one import serves.
+"""
+
+from drangue_client.client import Client
+from drangue_client.errors import (
+    AuthError,
+    ConflictError,
+    DrangueError,
+    LeaseHeldError,
+    PermanentError,
+    RateLimitError,
+    ToolError,
+    TransientError,
+    UnknownRunError,
+    ValidationError,
+)
+from drangue_client.events import Event
+from drangue_client.messages import ModelResponse, ToolCall
+from drangue_client.result import Result
+from drangue_client.settings import Settings
+from drangue_client.store import InMemoryStore, PostgresStore, SQLiteStore, Store
+from drangue_client.terms import Autonomy
+from drangue_client.trace import Span
+from drangue_worker.agent import Agent
+from drangue_worker.models import Model, OpenAIModel, Router, RuleRouter, SingleModel
+from drangue_worker.observability import ConsoleTracer, NullTracer, Tracer
+from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Tool, ToolPolicy, tool
+
+__all__ = [
+    "DEFAULT_RETRY_ON",
+    "Agent",
+    "AuthError",
+    "Autonomy",
+    "Client",
+    "ConflictError",
+    "ConsoleTracer",
+    "DrangueError",
+    "Event",
+    "InMemoryStore",
+    "LeaseHeldError",
+    "Model",
+    "ModelResponse",
+    "NullTracer",
+    "OpenAIModel",
+    "PermanentError",
+    "PostgresStore",
+    "RateLimitError",
+    "Result",
+    "Router",
+    "RuleRouter",
+    "SQLiteStore",
+    "Settings",
+    "SingleModel",
+    "Span",
+    "Store",
+    "Tool",
+    "ToolCall",
+    "ToolError",
+    "ToolPolicy",
+    "Tracer",
+    "TransientError",
+    "UnknownRunError",
+    "ValidationError",
+    "tool",
+]

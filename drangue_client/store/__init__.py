@@ -1,1 +1,34 @@
 """The log of every run, on Postgres or SQLite, behind one port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drangue_client.store.log import SqlLog
+from drangue_client.store.port import Log as Store
+
+
+class InMemoryStore(SqlLog):
+    """A log in this process's memory, gone with it."""
+
+    def __init__(self) -> None:
+        super().__init__("sqlite://")
+
+
+class SQLiteStore(SqlLog):
+    """A log in one file, shared by the processes of one machine."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(f"sqlite:///{path}")
+
+
+class PostgresStore(SqlLog):
+    """A log in Postgres; its tables are made by `drangue migrate`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        if not self.db.postgres:
+            raise ValueError("url is not a Postgres URL; use SQLiteStore(path) for a file.")
+
+
+__all__ = ["InMemoryStore", "PostgresStore", "SQLiteStore", "Store"]

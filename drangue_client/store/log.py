@@ -77,7 +77,7 @@ class SqlLog(Sweeping):
 
     def count_runs(self) -> dict[str, int]:
         query = select(runs.c.status, func.count()).group_by(runs.c.status)
-        return self.db.run(lambda c: {status: count for status, count in c.execute(query)})
+        return self.db.run(lambda c: dict(c.execute(query).tuples().all()))
 
     # Steps
 
@@ -146,8 +146,10 @@ class SqlLog(Sweeping):
 
     def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
         live = and_(steps.c.claim.is_not(None), steps.c.lease_until > now())
-        query = select(steps, now().label("now"), case((live, 1), else_=0).label("live")).where(
-            steps.c.run_id == run_id
+        query = (
+            select(steps, now().label("now"), case((live, 1), else_=0).label("live"))
+            .join(runs, runs.c.run_id == steps.c.run_id)
+            .where(steps.c.run_id == run_id, runs.c.status.not_in(ENDED))
         )
         return self.db.run(
             lambda c: [

@@ -178,7 +178,7 @@ class QueueState:
 
 
 class Log(Protocol):
-    """A store of runs. Calls block; each is one short transaction. Raises DatabaseUnavailable when it is out of reach."""
+    """A store of runs. Calls block; each is one short transaction. Raises DatabaseUnavailable when out of reach."""
 
     def submit(self, runs: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
         """Record runs; True where the run is new. An existing run is returned as it is, whatever was asked."""
@@ -214,7 +214,7 @@ class Log(Protocol):
         """Write moves, each whole or not at all."""
 
     def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
-        """Open steps of a run: (step, seconds until it may be claimed, whether a live claim holds it)."""
+        """What a run that has not ended waits for: (step, seconds until it may be claimed, whether a claim is live)."""
 
     def wake(self, patience_s: float, limit: int = 100) -> list[RunRow]:
         """Fleet runs due for a coordinator; each is not due again before `patience_s` unless a commit says so."""

@@ -83,7 +83,7 @@ class Sweeping:
             found = [step_ref(row) for row in c.execute(doubtful).mappings()]
             if not found:  # the healthy case costs one statement
                 return []
-            counts: dict[Any, int] = {queue: count for queue, count in c.execute(unclaimed)}
+            counts: dict[Any, int] = dict(c.execute(unclaimed).tuples().all())
             by_queue: dict[str, list[StepRef]] = {}
             for ref in found:
                 assert ref.queue is not None

@@ -56,25 +56,29 @@ class now(ColumnElement[float]):
     type = Instant()
     inherit_cache = False
 
-    def __init__(self, seconds: float | ColumnElement[Any] = 0.0) -> None:
+    def __init__(self, seconds: float | ColumnElement[Any] | None = None) -> None:
         self.seconds = seconds
 
 
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(now() + make_interval(secs => {_shift(element, compiler, **kw)}))" if element.seconds else "now()"
+    return (
+        f"(now() + make_interval(secs => {_shift(element, compiler, **kw)}))"
+        if element.seconds is not None
+        else "now()"
+    )
 
 
 @compiles(now, "sqlite")
 def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
-    return f"({clock} + {_shift(element, compiler, **kw)})" if element.seconds else clock
+    return f"({clock} + {_shift(element, compiler, **kw)})" if element.seconds is not None else clock
 
 
 def _shift(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     if isinstance(element.seconds, ColumnElement):
         return compiler.process(element.seconds, **kw)
-    return repr(float(element.seconds))
+    return repr(float(element.seconds or 0.0))
 
 
 # Snapshots and payloads are written and read whole, so `json`: it keeps the text as given. Only labels are searched.

@@ -20,7 +20,7 @@ POLL_S = 1.0
 
 
 class Doorbell:
-    """Rings and listens. Safe from any thread and after a fork; without a URL it rings nowhere and waits by the clock."""
+    """Rings and listens. Safe from any thread and after a fork; without a URL it is silent and waits by the clock."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = (
@@ -66,7 +66,7 @@ class Listener:
     def __init__(self, client: redis.Redis | None, channel: str) -> None:
         self._pubsub: PubSub | None = None
         if client is not None:
-            self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             try:
                 self._pubsub.subscribe(channel)
             except (RedisError, OSError):

@@ -1,0 +1,212 @@
+"""Coordinate: take a run as it stands, decide, and say what to write and which steps to open.
+
+`plan` is the pure part, shared by a coordinator, which has nothing to add, and by a settling step, which adds its
+result: both decide in the transaction that writes, and decide again when the run has moved meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from drangue_client.events import Event, Fact
+from drangue_client.run import Run, fold
+from drangue_client.store.port import Ask, Executor, Look, Move, Moved, Open, StepRef
+from drangue_client.terms import arguments_hash
+from drangue_client.wire.queue import MODEL_QUEUE
+from drangue_worker.engine.runtime import Runtime
+from drangue_worker.observability.logs import get_logger
+from drangue_worker.rules.commands import (
+    AskApproval,
+    CallModel,
+    CallTool,
+    Command,
+    Deny,
+    Finish,
+    Propose,
+    Refuse,
+)
+from drangue_worker.rules.decide import decide
+from drangue_worker.tools.invoke import failure, shadow
+
+log = get_logger("drangue.coordinate")
+
+Evidence = Callable[[], Sequence[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a decision comes to: the run after `facts`, and the steps to open."""
+
+    run: Run
+    facts: tuple[Fact, ...]
+    opens: tuple[Open, ...]
+
+
+def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
+    """Append `facts`, then decide until every command left is a step to open.
+
+    `evidence` gives the events since the latest decision, for facts that repeat what a call asked for or what a person
+    said; it is called only where one is needed.
+    """
+    run, written = look.run, []
+    for fact in facts:
+        run = fold([fact.at(run.seq + 1)], onto=run)
+        written.append(fact)
+    while True:
+        steps: list[Open] = []
+        fresh: list[Fact] = []
+        for command in decide(run, look.now):
+            if isinstance(command, CallModel | CallTool):
+                steps.append(_open(command, look.row.executor))
+            else:
+                fresh.append(_fact(command, run, [*evidence(), *(f.at(0) for f in written)]))
+        if not fresh:
+            return Plan(run, tuple(written), tuple(steps))
+        for fact in fresh:
+            run = fold([fact.at(run.seq + 1)], onto=run)
+        written += fresh
+
+
+def coordinate(runtime: Runtime, run_id: str, first: Sequence[Fact] = ()) -> list[StepRef]:
+    """Move a run on from outside a step: after its submission, a verdict, a timer, or nothing at all.
+
+    Returns the steps that were opened and are to be sent. Repeating is harmless. Raises UnknownRunError.
+    """
+    look = runtime.log.look(run_id)
+    while True:
+        if look.row.executor != runtime.executor or (look.run.ended and not first):
+            return []
+        facts = [*first]
+        if look.run.seq < 0:
+            start = _start(runtime, look)
+            if start is None:
+                return []
+            facts.append(start)
+        decided = plan(look, facts, functools.partial(_since_decision, runtime, look))
+        move = Move(
+            run_id,
+            look.row.head_seq,
+            decided.run,
+            facts=decided.facts,
+            opens=decided.opens,
+            reopen=any(fact.type == "run_resumed" for fact in decided.facts),
+        )
+        moved = runtime.log.settle([move])[0]
+        if moved.verdict == "ok":
+            announce(runtime, look, decided)
+            return list(moved.opened)
+        assert moved.look is not None
+        look = moved.look
+
+
+def settle(
+    runtime: Runtime, claim: Ask, look: Look, facts: Sequence[Fact], *, park: bool = False
+) -> tuple[Moved, Plan | None]:
+    """Write a step's result and what follows from it, in one transaction.
+
+    `look` is the run as the claim saw it. The verdict `lost`: nothing was written, the claim is no longer ours.
+    """
+    while True:
+        decided = plan(look, facts, functools.partial(_since_decision, runtime, look))
+        move = Move(
+            claim.run_id,
+            look.row.head_seq,
+            decided.run,
+            facts=decided.facts,
+            opens=decided.opens,
+            claim=claim,
+            park=park,
+        )
+        moved = runtime.log.settle([move])[0]
+        if moved.verdict == "ok":
+            announce(runtime, look, decided)
+            return moved, decided
+        if moved.verdict == "lost":
+            return moved, None
+        assert moved.look is not None
+        look = moved.look
+
+
+def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
+    """Ring for whoever waits, when the run has stopped; a lost ring costs a waiter a second."""
+    status = decided.run.status
+    if status == look.row.status or status == "running":
+        return
+    log.info("run_stopped", run_id=look.row.run_id, status=status, reason=decided.run.reason)
+    runtime.doorbell.moved(look.row.run_id)
+    if status == "paused":
+        runtime.doorbell.approval_waiting(look.row.run_id)
+
+
+def approval_request(step: int, name: str, events: Sequence[Event]) -> Fact:
+    """The question put to a person: what the call would do, and what the model said about it."""
+    decision, call = _call(events, step)
+    return Fact(
+        "approval_requested",
+        {
+            "call_id": call["id"],
+            "tool": name,
+            "arguments": call["arguments"],
+            "arguments_hash": arguments_hash(call["arguments"]),
+            "reasoning": decision.payload.get("reasoning"),
+            "text": decision.payload["text"],
+        },
+        step=step,
+    )
+
+
+def tool_result(step: int, name: str, call_id: str, content: str, **timing: Any) -> Fact:
+    """A call's result, as every kind of result is written."""
+    return Fact("tool_result", {"call_id": call_id, "name": name, "content": content}, step=step, **timing)
+
+
+def _start(runtime: Runtime, look: Look) -> Fact | None:
+    blueprint = runtime.registry.get(look.row.agent)
+    if blueprint is None:
+        # The run stays due: a worker that has the agent takes it at the next sweep.
+        log.warning("agent_missing", run_id=look.row.run_id, agent=look.row.agent)
+        return None
+    return Fact("run_started", {"input": look.row.input, "config": blueprint.terms.to_json()})
+
+
+def _since_decision(runtime: Runtime, look: Look) -> list[Event]:
+    return runtime.log.events(look.row.run_id, after=look.run.decision_seq - 1)
+
+
+def _open(command: CallModel | CallTool, executor: Executor) -> Open:
+    if isinstance(command, CallModel):
+        return Open(command.step, "model", None, MODEL_QUEUE if executor == "celery" else None)
+    return Open(command.step, "tool", command.name, command.queue if executor == "celery" else None)
+
+
+def _fact(command: Command, run: Run, events: Sequence[Event]) -> Fact:
+    match command:
+        case AskApproval(step, name):
+            return approval_request(step, name, events)
+        case Propose(step, name):
+            _, call = _call(events, step)
+            return tool_result(step, name, call["id"], shadow(name, call["arguments"]))
+        case Deny(step, name):
+            _, call = _call(events, step)
+            denial = next(e for e in reversed(events) if e.step == step and e.type.startswith("approval_"))
+            reason = denial.payload.get("reason") or "a person refused this call"
+            return tool_result(step, name, call["id"], failure(name, "denied", reason))
+        case Refuse(step, name, category, message):
+            _, call = _call(events, step)
+            return tool_result(step, name, call["id"], failure(name, category, message))
+        case Finish(output, reason):
+            return Fact("run_finished", {"output": output, "reason": reason}, step=run.last_step)
+        case CallModel() | CallTool():
+            raise AssertionError("steps are opened, not recorded")
+        case _:
+            assert_never(command)
+
+
+def _call(events: Sequence[Event], step: int) -> tuple[Event, dict[str, Any]]:
+    """The decision that asked for the call of this step, and the call."""
+    decision = next(e for e in reversed(events) if e.type == "model_decision" and e.step is not None and e.step < step)
+    assert decision.step is not None
+    return decision, decision.payload["tool_calls"][step - decision.step - 1]

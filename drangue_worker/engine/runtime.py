@@ -1,0 +1,79 @@
+"""`Runtime`: everything a process needs to work on runs, made once and handed down.
+
+The log is synchronous; its calls leave the event loop through a few threads of this runtime's own, so that neither a
+slow tool nor a slow model can keep a result from being recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_never
+from tenacity.wait import wait_random_exponential
+
+from drangue_client.errors import DatabaseUnavailable
+from drangue_client.settings import Settings
+from drangue_client.store.port import Executor, Log
+from drangue_client.wire.signals import Doorbell
+from drangue_worker.engine.leases import Leases
+from drangue_worker.observability.logs import get_logger
+from drangue_worker.observability.tracers import NullTracer, Tracer
+from drangue_worker.registry import Registry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = get_logger("drangue.runtime")
+
+
+@dataclass
+class Runtime:
+    """`worker` names this process in claims. `patient` waits out a database that is away instead of raising."""
+
+    log: Log
+    registry: Registry
+    settings: Settings
+    worker: str
+    executor: Executor = "inline"
+    doorbell: Doorbell = field(default_factory=lambda: Doorbell(""))
+    tracer: Tracer = field(default_factory=NullTracer)
+    patient: bool = False
+    threads: int = 4
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="drangue-log")
+        self.leases = Leases(self.log, self.settings, self.database)
+
+    async def database(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a blocking call of the log in one of this runtime's threads.
+
+        A patient runtime repeats it with backoff and jitter until the database is back: every call of the log may be
+        repeated, and nothing that was done is thrown away while there is hope of recording it.
+        """
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(DatabaseUnavailable),
+            stop=stop_never if self.patient else stop_after_attempt(1),
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            before_sleep=_say_waiting,
+            reraise=True,
+        )
+        work = functools.partial(call, *args, **kwargs)
+
+        async def once() -> T:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+        return await attempts(once)
+
+    def close(self) -> None:
+        """Let go of the threads; the log belongs to whoever made it."""
+        self._pool.shutdown(wait=False)
+
+
+def _say_waiting(state: RetryCallState) -> None:
+    error: Any = state.outcome.exception() if state.outcome else None
+    log.warning("database_away", attempt=state.attempt_number, error=str(error))

@@ -1,0 +1,102 @@
+"""Sweep: put back in motion whatever stopped moving. Any number of workers may sweep at once.
+
+Four things stop: a step whose worker died, a step whose backoff is over, a run that is due, and a step whose message
+was lost. The first three are certain and sent at once. The last is only suspected, since a message that still waits in
+a long queue looks the same: it is sent again when the queue holds fewer messages than unclaimed steps, twice in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
+from drangue_client.settings import Settings
+from drangue_client.store.port import Log, StepRef
+from drangue_client.wire.queue import Sender
+from drangue_worker.observability.logs import get_logger
+
+log = get_logger("drangue.sweep")
+
+LIMIT = 100
+
+
+@dataclass
+class Swept:
+    """What one sweep sent: counts by cause."""
+
+    runs: int = 0
+    recovered: int = 0
+    resent: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.recovered or self.resent)
+
+
+@dataclass
+class Sweeper:
+    """One process's sweeper. `suspects` are the steps whose message was in doubt at the last sweep."""
+
+    log: Log
+    sender: Sender
+    settings: Settings
+    suspects: set[tuple[str, int]] = field(default_factory=set)
+
+    def sweep(self) -> Swept:
+        """Look once and send what is due. Raises DatabaseUnavailable or QueueUnavailable; then nothing is lost."""
+        swept = Swept()
+        due = self.log.wake(self.settings.patience_s, LIMIT)
+        self.sender.coordinate(due)
+        swept.runs = len(due)
+        recovered = self.log.recover(self.settings.patience_s, LIMIT)
+        self._send(recovered)
+        swept.recovered = len(recovered)
+        lost = self._lost()
+        if lost:
+            self.log.mark_sent(lost)
+            self._send(lost)
+        swept.resent = len(lost)
+        if swept:
+            log.info("swept", runs=swept.runs, recovered=swept.recovered, resent=swept.resent)
+        return swept
+
+    def _lost(self) -> list[StepRef]:
+        states = self.log.queues(self.settings.patience_s, LIMIT)
+        if not states:
+            self.suspects = set()
+            return []
+        waiting = self.sender.waiting([state.queue for state in states])
+        missing: list[StepRef] = []
+        for state in states:
+            missing += state.doubtful[: max(0, state.unclaimed - waiting[state.queue])]
+        # A message between its queue and its claim is in neither count: only a doubt that lasts is acted upon.
+        lost = [ref for ref in missing if (ref.run_id, ref.step) in self.suspects]
+        self.suspects = {(ref.run_id, ref.step) for ref in missing}
+        return lost
+
+    def _send(self, refs: Sequence[StepRef]) -> None:
+        try:
+            self.sender.steps(refs)
+        except QueueUnavailable:
+            self.log.mark_unsent(refs)
+            raise
+
+
+def sweep_until(stopped: Callable[[float], bool], sweeper: Sweeper, interval: Callable[[], float]) -> None:
+    """Sweep at intervals (seconds, asked anew each time) until `stopped(seconds)`, which waits, says so.
+
+    A database or a queue that is away is logged and tried again at the next interval; after a database error the sweep
+    first waits one lease, so that every worker that lives can renew before its steps are taken for dead.
+    """
+    wait = interval()
+    while not stopped(wait):
+        wait = interval()
+        try:
+            sweeper.sweep()
+        except DatabaseUnavailable as error:
+            log.warning("sweep_failed", error=str(error))
+            wait = sweeper.settings.lease_s
+        except QueueUnavailable as error:
+            log.warning("sweep_failed", error=str(error))
+        except Exception:
+            log.exception("sweep_failed")  # the last net must not end with a surprise; the next interval tries again

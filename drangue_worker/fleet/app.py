@@ -1,0 +1,48 @@
+"""The Celery app of a worker: its settings, each answering a failure that was seen to happen, and its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from drangue_client.settings import Settings
+from drangue_client.wire.queue import QUEUES, broker_settings, queue_named
+from drangue_worker.fleet.steps import steps_for
+from drangue_worker.fleet.tasks import add_tasks
+from drangue_worker.fleet.worker import FleetRuntime
+from drangue_worker.registry import Registry
+
+
+def make_app(settings: Settings, registry: Registry | None = None) -> Celery:
+    """A Celery app that performs steps of the agents in `registry` (by default, those DRANGUE_AGENTS names)."""
+    registry = Registry.load(settings.agents) if registry is None else registry
+    app = Celery("drangue")
+    app.conf.update(worker_settings(settings, registry))
+    fleet = FleetRuntime(settings, registry, app)
+    add_tasks(app, fleet)
+    for step in steps_for(fleet):
+        app.steps["worker"].add(step)
+    return app
+
+
+def worker_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
+    """Celery's settings of a worker."""
+    return {
+        **broker_settings(settings),
+        "task_queues": [queue_named(name) for name in sorted({*QUEUES, *registry.queues})],
+        "worker_pool": "drangue_worker.fleet.pool:TaskPool",
+        "worker_concurrency": settings.model_concurrency,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,  # claims count the attempts, so it cannot go on for ever
+        "task_retry_on_worker_lost": False,
+        "worker_prefetch_multiplier": 1,
+        # Claims make the redelivery harmless, and a call in flight is worth keeping.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_send_task_events": settings.task_events,
+        "task_repr_maxlevels": 1,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_enable_remote_control": True,
+        "timezone": "UTC",
+    }

@@ -1,0 +1,130 @@
+"""Bootsteps: what every worker process does besides its tasks.
+
+The sweeper looks for work that stopped; the drain gives running steps back when the worker is told to stop; the guard
+refuses to start a pool that could not stop its tools. They run in the worker's main process, on every pool.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import ImproperlyConfigured
+from celery.signals import worker_shutting_down
+
+from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
+from drangue_client.wire.queue import LOOP_QUEUES
+from drangue_worker.engine.sweep import Sweeper, sweep_until
+from drangue_worker.fleet.aio import loop_thread
+from drangue_worker.fleet.pool import TaskPool
+from drangue_worker.fleet.worker import FleetRuntime
+from drangue_worker.observability.logs import get_logger
+
+log = get_logger("drangue.worker")
+
+
+def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
+    """The bootsteps of one app, bound to its runtime."""
+
+    class Guard(bootsteps.StartStopStep):
+        """Sync tools cannot be stopped on threads, so such a pool may not serve their queues."""
+
+        def __init__(self, worker: Any, **kwargs: Any) -> None:
+            chosen = set(worker.app.amqp.queues.consume_from)
+            pool = worker.pool_cls
+            if isinstance(pool, str):
+                return
+            on_threads = issubclass(pool, TaskPool)
+            sync = sorted(chosen - set(LOOP_QUEUES) - _async_queues(fleet))
+            if on_threads and sync:
+                raise ImproperlyConfigured(
+                    f"this worker runs tasks on threads but is asked for the queues of sync tools ({', '.join(sync)}). "
+                    "Start `drangue worker tool` for those, or add `-P processes`; give this one `-Q "
+                    f"{','.join(LOOP_QUEUES)}`."
+                )
+
+    class Sweeping(bootsteps.StartStopStep):
+        """The sweeper's thread, and the registration of this worker's agents."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, worker: Any, **kwargs: Any) -> None:
+            self._stop = threading.Event()
+            self._thread: threading.Thread | None = None
+
+        def start(self, worker: Any) -> None:
+            sweeper = Sweeper(fleet.log, fleet.sender, fleet.settings)
+            self._thread = threading.Thread(target=self._serve, args=(sweeper,), name="drangue-sweeper", daemon=True)
+            self._thread.start()
+
+        def stop(self, worker: Any) -> None:
+            self._stop.set()
+
+        def terminate(self, worker: Any) -> None:
+            self.stop(worker)
+
+        def _serve(self, sweeper: Sweeper) -> None:
+            _register(fleet)
+            sweep_until(self._stop.wait, sweeper, lambda: fleet.settings.sweep_s * random.uniform(0.8, 1.2))
+
+    class Draining(bootsteps.StartStopStep):
+        """Bounds how long a worker that was told to stop goes on with what it has begun."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, worker: Any, **kwargs: Any) -> None:
+            self._begin: Any = None
+
+        def start(self, worker: Any) -> None:
+            self._begin = lambda **_: _drain_soon(fleet, worker.pool)
+            worker_shutting_down.connect(self._begin, weak=False)
+
+        def stop(self, worker: Any) -> None:
+            worker_shutting_down.disconnect(self._begin)
+
+    return [Guard, Sweeping, Draining]
+
+
+def _drain_soon(fleet: FleetRuntime, pool: Any) -> None:
+    """Called inside a signal handler: no lock, no I/O. The grace period starts here."""
+    timer = threading.Timer(fleet.settings.drain_grace_s, _drain, (fleet, pool))
+    timer.daemon = True
+    timer.start()
+
+
+def _drain(fleet: FleetRuntime, pool: Any) -> None:
+    """Make running steps give themselves back; where they run in child processes, end those and give back for them."""
+    log.info("draining")
+    if isinstance(pool, TaskPool):
+        loop_thread().drain()
+        return
+    for process in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended by itself
+    try:
+        given_back = fleet.log.release_worker(fleet.worker)
+        fleet.sender.steps(given_back)
+    except (DatabaseUnavailable, QueueUnavailable) as error:
+        log.warning("give_back_failed", error=str(error))  # the leases lapse, and a sweep of another worker sends them
+
+
+def _register(fleet: FleetRuntime) -> None:
+    try:
+        fleet.log.register([blueprint.row() for blueprint in fleet.registry])
+    except (DatabaseUnavailable, QueueUnavailable) as error:
+        log.warning("registration_failed", error=str(error))
+
+
+def _async_queues(fleet: FleetRuntime) -> set[str]:
+    """Queues that only async tools are served from."""
+    served: dict[str, bool] = {}
+    for blueprint in fleet.registry:
+        for tool in blueprint.tools.values():
+            served[tool.served_from] = served.get(tool.served_from, True) and tool.is_async
+    return {queue for queue, only_async in served.items() if only_async}

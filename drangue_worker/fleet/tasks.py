@@ -1,0 +1,94 @@
+"""The tasks: ids in, nothing out. What they do is the engine's; a message that means nothing any more does nothing.
+
+What Celery is told of a failure shows in Flower, so it is the kind of the error and never its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from celery import Celery
+
+from drangue_client.errors import QueueUnavailable, UnknownRunError
+from drangue_client.store.port import StepRef
+from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE
+from drangue_worker.engine.coordinate import coordinate
+from drangue_worker.engine.perform import perform
+from drangue_worker.fleet.aio import loop_thread
+from drangue_worker.fleet.worker import FleetRuntime
+from drangue_worker.observability.logs import get_logger
+
+log = get_logger("drangue.tasks")
+
+T = TypeVar("T")
+
+
+class StepError(Exception):
+    """A task failed outside its step; the worker's log holds the reason."""
+
+
+def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
+    """Register the tasks on an app, by their wire names."""
+
+    async def do_coordinate(run_id: str) -> None:
+        runtime = fleet.runtime()
+        try:
+            opened = await runtime.database(coordinate, runtime, run_id)
+        except UnknownRunError:
+            log.warning("unknown_run", run_id=run_id)
+            return
+        await send(opened)
+
+    async def do_step(run_id: str, step: int) -> None:
+        performed = await perform(fleet.runtime(), run_id, step)
+        await send(performed.opened)
+
+    async def send(steps: Any) -> None:
+        if steps:
+            await fleet.runtime().database(_send, fleet, list(steps))
+
+    @app.task(name=COORDINATE)
+    def coordinate_run(run_id: str) -> None:
+        if _is_id(run_id):
+            _run(do_coordinate(run_id))
+
+    @app.task(name=CALL_MODEL)
+    def call_model(run_id: str, step: int) -> None:
+        if _is_id(run_id) and _is_step(step):
+            _run(do_step(run_id, step))
+
+    @app.task(name=CALL_TOOL)
+    def call_tool(run_id: str, step: int) -> None:
+        if _is_id(run_id) and _is_step(step):
+            _run(do_step(run_id, step))
+
+
+def _send(fleet: FleetRuntime, steps: list[StepRef]) -> None:
+    try:
+        fleet.sender.steps(steps)
+    except QueueUnavailable as error:
+        log.warning("send_failed", steps=len(steps), error=str(error))  # open in Postgres: the sweep sends them
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return loop_thread().run(work)
+    except Exception as error:
+        log.exception("task_failed")
+        raise StepError(type(error).__name__) from None
+
+
+def _is_id(run_id: object) -> bool:
+    """Whoever can write to Redis can write anything there: what is no id is dropped here."""
+    ok = isinstance(run_id, str) and 0 < len(run_id) <= 200
+    if not ok:
+        log.warning("message_dropped")
+    return ok
+
+
+def _is_step(step: object) -> bool:
+    ok = isinstance(step, int) and not isinstance(step, bool) and -(2**31) <= step < 2**31
+    if not ok:
+        log.warning("message_dropped")
+    return ok

@@ -1,0 +1,86 @@
+"""Tracers: told of a run's spans while they happen, in the process that does the work.
+
+Spans are `run`, `model` and `tool`. Replayed steps have none. A tracer must not raise; what the log says is read from
+the log, not from here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, TextIO
+
+SHOWN = 200  # characters of a tool's result on the console
+
+
+class LiveSpan(Protocol):
+    """A span that is still open."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Attach one more attribute."""
+
+
+class Tracer(Protocol):
+    """Opens spans; they nest by the call stack."""
+
+    def span(self, name: str, /, **attrs: Any) -> AbstractContextManager[LiveSpan]:
+        """A span that lasts as long as the block."""
+
+
+class _Attributes:
+    def __init__(self, attrs: dict[str, Any]) -> None:
+        self.attrs = attrs
+
+    def set(self, key: str, value: Any) -> None:
+        self.attrs[key] = value
+
+
+class NullTracer:
+    """Sees nothing."""
+
+    @contextmanager
+    def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
+        yield _Attributes(attrs)
+
+
+class ConsoleTracer:
+    """Prints what was thought, called and returned, a line each, as it happens.
+
+    A model's text and the calls it asks for are marked `*`, a result is indented behind `->` and cut after 200
+    characters. Coloured on a terminal unless NO_COLOR is set.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+
+    @contextmanager
+    def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
+        span = _Attributes(attrs)
+        yield span
+        self._print(name, span.attrs)
+
+    def _print(self, name: str, attrs: dict[str, Any]) -> None:
+        stream = self._stream or sys.stdout
+        coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+
+        def paint(text: str, code: str) -> str:
+            return f"\x1b[{code}m{text}\x1b[0m" if coloured else text
+
+        lines = []
+        if name == "model":
+            if str(attrs.get("text") or "").strip():
+                lines.append(f"{paint('*', '34')} model  {attrs['text']}")
+            for call in attrs.get("tool_calls") or []:
+                arguments = ", ".join(f"{key}={value!r}" for key, value in call["arguments"].items())
+                lines.append(f"{paint('*', '32')} tool   {call['name']}({arguments})")
+        elif name == "tool" and "content" in attrs:
+            content = attrs["content"]
+            shown = content if len(content) <= SHOWN else content[:SHOWN] + "..."
+            lines.append(paint(f"       -> {shown}", "2"))
+        elif name == "run":
+            lines.append("")
+        if lines:
+            stream.write("\n".join(lines) + "\n")
+            stream.flush()

@@ -1,0 +1,101 @@
+"""`Registry`: which agents this worker serves, by name.
+
+`DRANGUE_AGENTS` lists modules (`shop.agents`: every agent at its top level) and single agents (`shop.agents:oncall`).
+An agent is registered under its own name if it was given one, else under the variable it is bound to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from drangue_client.errors import SettingsError
+from drangue_worker.blueprint import Blueprint
+
+
+class Registry:
+    """Blueprints by name."""
+
+    def __init__(self, blueprints: Iterable[Blueprint] = ()) -> None:
+        self._by_name: dict[str, Blueprint] = {}
+        for blueprint in blueprints:
+            self.add(blueprint)
+
+    def add(self, blueprint: Blueprint) -> None:
+        """Serve one more agent. SettingsError if its name is taken by another one."""
+        if blueprint.name in self._by_name:
+            raise SettingsError(
+                f"two agents are named {blueprint.name!r}. Give one a name of its own: Agent(..., name='...')."
+            )
+        self._by_name[blueprint.name] = blueprint
+
+    def get(self, name: str) -> Blueprint | None:
+        """The blueprint of this name, if this worker has it."""
+        return self._by_name.get(name)
+
+    def __iter__(self) -> Iterator[Blueprint]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def queues(self) -> set[str]:
+        """Every queue that some tool of these agents is served from."""
+        return set().union(*(blueprint.queues for blueprint in self))
+
+    @classmethod
+    def load(cls, places: Iterable[str]) -> Registry:
+        """Import what `DRANGUE_AGENTS` names. SettingsError says which place is wrong and how."""
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # agents usually live beside the command that serves them
+        registry = cls()
+        for place in places:
+            for blueprint in _found_at(place):
+                registry.add(blueprint)
+        return registry
+
+
+class OneAgent(Registry):
+    """A registry that answers to every name with the same agent: the inline shell's, whose agents need no name."""
+
+    def get(self, name: str) -> Blueprint | None:
+        return next(iter(self), None)
+
+
+def _found_at(place: str) -> list[Blueprint]:
+    module_name, _, attribute = place.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name and not module_name.startswith(f"{error.name}."):
+            raise  # the module is there; something it imports is not, and that traceback is the user's
+        raise SettingsError(
+            f"DRANGUE_AGENTS names {place!r}, but there is no module {module_name!r}. Correct it, or start "
+            "in the folder that holds it."
+        ) from None
+    if attribute:
+        blueprint = _blueprint(getattr(module, attribute, None), attribute)
+        if blueprint is None:
+            raise SettingsError(f"DRANGUE_AGENTS names {place!r}, but {attribute!r} there is no Agent. Correct it.")
+        return [blueprint]
+    found = {}
+    for name, value in vars(module).items():
+        blueprint = _blueprint(value, name)
+        if blueprint is not None:
+            found[id(value)] = blueprint
+    if not found:
+        raise SettingsError(f"DRANGUE_AGENTS names {place!r}, but that module holds no Agent. Correct it.")
+    return list(found.values())
+
+
+def _blueprint(value: Any, name: str) -> Blueprint | None:
+    if isinstance(value, Blueprint):
+        return value
+    blueprint = getattr(value, "blueprint", None)
+    if not isinstance(blueprint, Blueprint):
+        return None
+    return blueprint if blueprint.name else blueprint.named(name)

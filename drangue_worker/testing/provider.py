@@ -1,0 +1,427 @@
+"""A scripted model provider on the loopback interface: what the demo, the tests (yours too) and the benchmarks talk to.
+
+It speaks a provider's wire format over real sockets, so the SDK, its connection pool and its error mapping are tested
+too. The invariant: no conversation is kept, so calls may come in any order, twice, or a thousand at a time.
+
+It deliberately judges no content: not whether a called tool was offered, nor whether arguments fit a schema. It refuses
+what real providers refuse: a request without a model, and tool calls that are not followed by their results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import pkgutil
+import re
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+import click
+import h11
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """One model call as a script sees it, the same whatever wire format brought it."""
+
+    model: str
+    system: str  # all system texts, joined by a blank line
+    # {"role": "user", "content"}, {"role": "tool", "call_id", "content"} or {"role": "assistant", "content",
+    # "tool_calls": [{"id", "name", "arguments"}]}. Contents are text; arguments a dict, or raw text if no JSON object.
+    messages: tuple[Json, ...]
+    tools: tuple[str, ...]  # names of the tools offered
+    idempotency_key: str | None
+    stream: bool
+    number: int  # 1 for the first call this provider received
+    headers: Mapping[str, str]  # names in lower case
+    body: Json  # the request as it came
+
+    @property
+    def turn(self) -> int:
+        """How many decisions the conversation holds already: 0 when the model is asked for its first."""
+        return sum(message["role"] == "assistant" for message in self.messages)
+
+    def last_user(self) -> str:
+        """The newest user text, "" if there is none."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+    def results(self) -> list[str]:
+        """The tool results since the last decision, in the order sent; [] if there are none."""
+        last = max((i for i, m in enumerate(self.messages) if m["role"] == "assistant"), default=-1)
+        return [m["content"] for m in self.messages[last + 1 :] if m["role"] == "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What to answer. Streamed if the call asks for it: text word by word, arguments in pieces of a few characters."""
+
+    text: str = ""
+    # (name, arguments) or (name, arguments, call id). Arguments given as a str are sent verbatim, well-formed or not.
+    tool_calls: tuple[tuple[str, Json | str] | tuple[str, Json | str, str], ...] = ()
+    input_tokens: int = 10  # the whole prompt, cached or not
+    output_tokens: int = 5
+    cached_tokens: int = 0  # the part of input_tokens that came from the provider's cache
+    finish_reason: str | None = None  # in the wire format's own words; None picks what fits the reply
+    delay_s: float = 0.0  # before the answer starts
+    chunk_delay_s: float = 0.0  # between the chunks of a stream
+    status: int = 200  # any other: an error body in the wire format's shape, with error and error_code
+    error: str = ""
+    error_code: str | None = None  # such as "insufficient_quota"
+    headers: Mapping[str, str] = field(default_factory=dict)  # such as {"retry-after": "2"}
+    hang_up: bool = False  # close the connection instead of answering
+    hang_up_after: int = 0  # with hang_up: how many chunks of a stream are sent before that
+
+
+Script = Callable[[ProviderCall], Reply | Awaitable[Reply]]
+
+
+class Provider:
+    """The server, on a thread of its own: `with Provider([Reply("hello")]) as provider: ... provider.base_url`.
+
+    A script runs on the server's event loop: it may be a coroutine function and must not block. A sequence of replies
+    is indexed by `call.turn`, and its last one repeats. When a script raises, its caller gets a 500 that names the
+    exception, and `errors` keeps it; leaving the block raises what is left there, so take out (`errors.pop()`) what you
+    expected. `calls` keeps the newest `keep_calls` (None: all).
+    """
+
+    def __init__(self, script: Script | Sequence[Reply], *, port: int = 0, keep_calls: int | None = None) -> None:
+        self._script: Script | tuple[Reply, ...] = script if callable(script) else tuple(script)
+        if not self._script:
+            raise ValueError("a script needs at least one Reply")
+        self._port = port
+        self._thread: threading.Thread | None = None
+        self._connections: set[_Connection] = set()
+        self._changed = threading.Condition()
+        self._calls: deque[ProviderCall] = deque(maxlen=keep_calls)
+        self.errors: list[BaseException] = []
+        self.received = 0  # calls so far; a request refused as invalid is none
+        self.in_flight = 0  # calls received and not yet answered, hung up on or aborted
+        self.peak_in_flight = 0
+        self.aborted = 0  # calls whose client went away before the end of the answer
+
+    @property
+    def base_url(self) -> str:
+        """What to give an SDK: "http://127.0.0.1:PORT/v1"."""
+        if not self._port:
+            raise RuntimeError("the provider has no port yet: start it first")
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def calls(self) -> tuple[ProviderCall, ...]:
+        """The calls received, in order of arrival; a copy, safe from any thread."""
+        with self._changed:
+            return tuple(self._calls)
+
+    def wait_for(self, predicate: Callable[[Provider], bool], timeout_s: float) -> None:
+        """Block until the predicate holds; it is asked again whenever a call arrives or ends.
+
+        A passing state may be missed: ask for one that stays (`received`, `peak_in_flight`, `aborted`). TimeoutError,
+        with what was seen instead, after timeout_s seconds. Not for use inside a script, which it would block.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: predicate(self), timeout_s):
+                raise TimeoutError(f"not seen within {timeout_s} s: {self!r}")
+
+    def start(self) -> Self:
+        """Listen; does nothing if already listening. After a stop the same address opens again. OSError: port taken."""
+        if self._thread is None:
+            listener = socket.create_server(("127.0.0.1", self._port), backlog=4096)
+            self._port = listener.getsockname()[1]
+            self._loop, self._stopping = asyncio.new_event_loop(), asyncio.Event()
+            self._thread = threading.Thread(target=self._run, args=(listener,), name="scripted-provider", daemon=True)
+            self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Close the address and every connection; a call cut off so does not count as aborted. Safe to repeat."""
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.stop()
+        if error is not None:  # it is the one to show, but a script's error is likely its cause
+            error.add_note(f"seen by {self!r}")
+        elif self.errors:
+            raise BaseExceptionGroup("the provider's script raised", self.errors)
+
+    def __repr__(self) -> str:
+        seen = {name: getattr(self, name) for name in ("received", "in_flight", "peak_in_flight", "aborted", "errors")}
+        return f"<Provider port={self._port} {seen}>"
+
+    def _run(self, listener: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(listener))
+
+    async def _serve(self, listener: socket.socket) -> None:
+        server = await self._loop.create_server(lambda: _Connection(self), sock=listener, backlog=4096)
+        await self._stopping.wait()
+        # Server.close() leaks a socket that is between accept and transport (CPython 3.11): let those arrive first.
+        self._loop.remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        server.close()
+        for connection in tuple(self._connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # an aborted transport closes its socket one turn of the loop later
+
+    def _receive(self, wire: _ChatCompletions, headers: dict[str, str], body: Json) -> ProviderCall:
+        model, (system, messages, tools) = body.get("model"), wire.read(body)
+        if not isinstance(model, str) or not model or not messages:
+            raise ValueError("a request needs a 'model' (its name) and at least one message that is not a system's")
+        _check_results(messages)
+        key, stream = headers.get("idempotency-key"), bool(body.get("stream"))
+        with self._changed:
+            self.received += 1
+            call = ProviderCall(model, system, tuple(messages), tools, key, stream, self.received, headers, body)
+            self._calls.append(call)
+            self.in_flight += 1
+            self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+            self._changed.notify_all()
+        return call
+
+    async def _ask(self, call: ProviderCall) -> Reply:
+        script = self._script
+        reply = script(call) if callable(script) else script[min(call.turn, len(script) - 1)]
+        reply = await reply if inspect.isawaitable(reply) else reply
+        if not isinstance(reply, Reply):
+            raise TypeError(f"a script returns a Reply, not {reply!r}")
+        return reply
+
+    def _end(self, *, aborted: bool) -> None:
+        with self._changed:
+            self.in_flight -= 1
+            self.aborted += aborted
+            self._changed.notify_all()
+
+
+def _check_results(messages: list[Json]) -> None:
+    """Refuse tool calls without results and results without calls: what a faulty conversation builder sends."""
+    missing: set[str] = set()
+    for message in [*messages, {"role": "end"}]:
+        if message["role"] == "tool" and message["call_id"] in missing:
+            missing.remove(message["call_id"])
+        elif message["role"] == "tool":
+            raise ValueError(f"the tool result {message['call_id']!r} answers no open call of the message before it")
+        elif missing:
+            raise ValueError(f"tool calls must be followed by their results; missing: {', '.join(sorted(missing))}")
+        else:
+            missing = {call["id"] for call in message.get("tool_calls", ())}
+
+
+class _Connection(asyncio.Protocol):
+    """One client: h11 reads, one task at a time answers, and a client that goes away cancels that task."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider, self._http, self._lost = provider, h11.Connection(h11.SERVER), False
+        self._answering: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._provider._connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._provider._connections.discard(self)
+        self._lost = not self._provider._stopping.is_set()
+        if self._answering is not None:
+            self._answering.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._http.receive_data(data)
+        self._advance()
+
+    def _advance(self) -> None:
+        try:
+            while self._answering is None:
+                event = self._http.next_event()
+                if isinstance(event, h11.Request):
+                    self._request, self._body = event, bytearray()
+                elif isinstance(event, h11.Data):
+                    self._body += event.data
+                elif isinstance(event, h11.EndOfMessage):
+                    self._answering = asyncio.create_task(self._answer())
+                else:
+                    return
+        except h11.RemoteProtocolError:
+            self.transport.close()
+
+    async def _answer(self) -> None:
+        method, path = self._request.method.decode(), self._request.target.decode().partition("?")[0]
+        wire = _WIRES.get(path)
+        if (method, path) == ("GET", "/v1/models"):
+            await self._send(Reply(), [b'{"object":"list","data":[]}'])
+        elif wire is None or method != "POST":
+            await self._refuse(_OPENAI, 404, f"there is no {method} {path} here, only POST {', '.join(_WIRES)}")
+        else:
+            try:
+                headers = {name.decode(): value.decode("latin-1") for name, value in self._request.headers}
+                call = self._provider._receive(wire, headers, json.loads(self._body))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                await self._refuse(wire, 400, f"invalid request: {type(error).__name__}: {error}")
+            else:
+                await self._perform(wire, call)
+        if self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+            self._answering = None
+            self._advance()
+        else:
+            self.transport.close()
+
+    async def _refuse(self, wire: _ChatCompletions, status: int, message: str) -> None:
+        reply = Reply(status=status, error=message)
+        await self._send(reply, [wire.error(reply)])
+
+    async def _perform(self, wire: _ChatCompletions, call: ProviderCall) -> None:
+        try:
+            reply = await self._provider._ask(call)
+            await asyncio.sleep(reply.delay_s)
+            if reply.status == 200 and call.stream:
+                await self._send(reply, list(wire.stream(call, reply)), "text/event-stream")
+            else:
+                await self._send(reply, [wire.answer(call, reply) if reply.status == 200 else wire.error(reply)])
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # pytest.fail() is no Exception, and must not leave the client waiting
+            self._provider.errors.append(error)
+            if self._http.our_state is h11.SEND_RESPONSE:
+                await self._refuse(wire, 500, f"the script raised {type(error).__name__}: {error}")
+        finally:
+            self._provider._end(aborted=self._lost)
+
+    async def _send(self, reply: Reply, chunks: list[bytes], kind: str = "application/json") -> None:
+        headers = {"content-type": kind, **{name.lower(): value for name, value in reply.headers.items()}}
+        pending = [self._http.send(h11.Response(status_code=reply.status, headers=list(headers.items())))]
+        sent = chunks[: reply.hang_up_after] if reply.hang_up else chunks
+        for index, chunk in enumerate(sent):
+            if index and reply.chunk_delay_s:
+                self.transport.write(b"".join(pending))
+                pending.clear()
+                await asyncio.sleep(reply.chunk_delay_s)
+            pending.append(self._http.send(h11.Data(data=chunk)))
+        if not reply.hang_up:
+            pending.append(self._http.send(h11.EndOfMessage()))
+        if sent:
+            self.transport.write(b"".join(pending))
+
+
+class _ChatCompletions:
+    """OpenAI's format. Another one is another class with these four methods and its path in _WIRES."""
+
+    def read(self, body: Json) -> tuple[str, list[Json], tuple[str, ...]]:
+        """The system text, the other messages in neutral form, the names of the tools."""
+        system, messages = [], []
+        for given in body["messages"]:
+            role, content = given["role"], given.get("content") or ""
+            text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+            message = {"role": role, "content": text}
+            if role in ("system", "developer"):
+                system.append(text)
+                continue
+            if role == "tool":
+                message["call_id"] = given["tool_call_id"]
+            elif role == "assistant":
+                message["tool_calls"] = [
+                    {"id": c["id"], "name": c["function"]["name"], "arguments": _parsed(c["function"]["arguments"])}
+                    for c in given.get("tool_calls") or ()
+                ]
+            elif role != "user":
+                raise ValueError(f"unknown role {role!r}")
+            messages.append(message)
+        return "\n\n".join(system), messages, tuple(tool["function"]["name"] for tool in body.get("tools") or ())
+
+    def error(self, reply: Reply) -> bytes:
+        fallback = "server_error" if reply.status >= 500 else "invalid_request_error"
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(reply.status, fallback)
+        return _json({"error": {"message": reply.error, "type": kind, "param": None, "code": reply.error_code}})
+
+    def answer(self, call: ProviderCall, reply: Reply) -> bytes:
+        message: Json = {"role": "assistant", "content": reply.text}
+        if reply.tool_calls:
+            message |= {"content": reply.text or None, "tool_calls": self._calls(call, reply)}
+        choice = {"index": 0, "message": message, "finish_reason": self._finish(reply)}
+        return _json(self._head(call, "chat.completion") | {"choices": [choice], "usage": self._usage(reply)})
+
+    def stream(self, call: ProviderCall, reply: Reply) -> Iterator[bytes]:
+        """Server-sent events: role, words, calls in fragments, finish, usage if asked for, end."""
+        deltas: list[Json] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": word} for word in re.findall(r"\S+\s*|\s+", reply.text)]
+        for index, tool_call in enumerate(self._calls(call, reply)):
+            name, arguments = tool_call["function"]["name"], tool_call["function"]["arguments"]
+            deltas.append({"tool_calls": [tool_call | {"index": index, "function": {"name": name, "arguments": ""}}]})
+            for piece in re.findall(r"(?s).{1,8}", arguments):
+                deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        head = self._head(call, "chat.completion.chunk")
+        events = [head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        events.append(head | {"choices": [{"index": 0, "delta": {}, "finish_reason": self._finish(reply)}]})
+        if (call.body.get("stream_options") or {}).get("include_usage"):
+            events = [event | {"usage": None} for event in events]
+            events.append(head | {"choices": [], "usage": self._usage(reply)})
+        yield from (b"data: %b\n\n" % _json(event) for event in events)
+        yield b"data: [DONE]\n\n"
+
+    def _head(self, call: ProviderCall, kind: str) -> Json:
+        return {"id": f"chatcmpl-{call.number}", "object": kind, "created": 0, "model": call.model}
+
+    def _calls(self, call: ProviderCall, reply: Reply) -> list[Json]:
+        found = []
+        for index, (name, arguments, *given) in enumerate(reply.tool_calls):
+            call_id = given[0] if given else f"call_{call.number}_{index}"
+            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            found.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": raw}})
+        return found
+
+    def _finish(self, reply: Reply) -> str:
+        return reply.finish_reason or ("tool_calls" if reply.tool_calls else "stop")
+
+    def _usage(self, reply: Reply) -> Json:
+        total = reply.input_tokens + reply.output_tokens
+        counts = {"prompt_tokens": reply.input_tokens, "completion_tokens": reply.output_tokens, "total_tokens": total}
+        return counts | {"prompt_tokens_details": {"cached_tokens": reply.cached_tokens}}
+
+
+def _json(value: Json) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _parsed(arguments: str) -> Json | str:
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+_OPENAI = _ChatCompletions()
+_WIRES = {"/v1/chat/completions": _OPENAI}
+
+
+@click.command()
+@click.argument("script", metavar="pkg.module:script")
+@click.option("--port", default=0, show_default=True, help="Where to listen on 127.0.0.1; 0 takes a free port.")
+def main(script: str, port: int) -> None:
+    """Serve a script, or a sequence of replies, until SIGTERM or SIGINT. The first line printed is the base URL."""
+    found = pkgutil.resolve_name(script)
+    # Blocked before the thread starts, so that it inherits this and the signal is left for sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    with Provider(found, port=port, keep_calls=0) as provider:
+        click.echo(provider.base_url)
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    # The script imports this module by name: running the copy called __main__ would give it another Reply class.
+    from drangue_worker.testing.provider import main as serve
+
+    serve()

@@ -1,0 +1,120 @@
+"""Run one call of one tool, and say what came of it in the words a model reads.
+
+A tool never fails a run: whatever it raises becomes the content of its result. An exception that its policy wants
+retried comes back as such; waiting and counting are the caller's, since they live in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError, ValidationError
+from drangue_client.events import normalise
+from drangue_worker.tools.tool import Tool
+
+RAW_ARGUMENTS = "__raw_arguments__"  # stands alone in the arguments of a call whose JSON could not be read
+
+_CATEGORIES: tuple[tuple[type[BaseException], str], ...] = (
+    (RateLimitError, "rate_limit"),
+    (AuthError, "auth"),
+    (ValidationError, "validation"),
+    (TimeoutError, "timeout"),
+    (TransientError, "transient"),
+    (PermanentError, "permanent"),
+)
+
+
+def category_of(error: BaseException) -> str:
+    """The category of a failure, in the order of the list above; `error` for what no rule knows."""
+    return next((category for kind, category in _CATEGORIES if isinstance(error, kind)), "error")
+
+
+def failure(tool: str, category: str, message: str) -> str:
+    """The content of a failed call: {"ok": false, "tool", "error": {"category", "message"}} as JSON text."""
+    content = {"ok": False, "tool": tool, "error": {"category": category, "message": message or category}}
+    return json.dumps(normalise(content))
+
+
+def shadow(tool: str, arguments: Mapping[str, Any]) -> str:
+    """The content of a call that a shadow tool only proposes."""
+    note = "recorded as a proposal; nothing was executed"
+    return json.dumps({"shadow": True, "proposed": {"tool": tool, "arguments": dict(arguments)}, "note": note})
+
+
+def unknown_outcome(tool: str) -> str:
+    """The content of an irreversible call that was interrupted."""
+    return failure(
+        tool,
+        "unknown_outcome",
+        f"{tool} was interrupted after it had begun: it is unknown whether its effect took place. It was not repeated "
+        "and will not be. Check by other means before doing anything that depends on it.",
+    )
+
+
+def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as the function wants them. ValidationError for what the model must correct."""
+    if set(arguments) == {RAW_ARGUMENTS}:
+        raise ValidationError(f"the arguments are not a JSON object: {str(arguments[RAW_ARGUMENTS])[:500]!r}")
+    return dict(arguments) if tool.signature is None else tool.signature.check(arguments)
+
+
+async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str) -> str:
+    """Call the tool once with checked arguments, within its timeout; returns the content of its result.
+
+    Raises what the tool raises, TimeoutError when its time is over, ToolError in place of a SystemExit: a tool must not
+    end the process it runs in. A synchronous tool runs in a thread: when its time is over it is no longer waited for,
+    but only the end of its process really stops it.
+    """
+    keywords = dict(arguments)
+    if tool.wants_idempotency_key:
+        keywords["idempotency_key"] = idempotency_key
+    try:
+        async with asyncio.timeout(tool.policy.timeout):
+            if tool.is_async:
+                result = await tool.func(**keywords)
+            else:
+                result = await _in_thread(functools.partial(tool.func, **keywords))
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ToolError(f"the tool raised {type(error).__name__}: {error}") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ToolError("the tool cancelled itself") from error
+    return serialise(result)
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Run a blocking function in a thread of its own: one that hangs keeps nobody else waiting, nor the exit."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def finish(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(result)
+
+    def work() -> None:
+        try:
+            outcome: tuple[Any, BaseException | None] = (context.run(function), None)
+        except (SystemExit, KeyboardInterrupt, StopIteration) as error:  # none of these may enter an event loop
+            outcome = (None, ToolError(f"the tool raised {type(error).__name__}: {error}"))
+        except BaseException as error:
+            outcome = (None, error)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(finish, *outcome)
+
+    threading.Thread(target=work, name=f"tool-{getattr(function, '__name__', 'call')}", daemon=True).start()
+    return await future
+
+
+def serialise(result: Any) -> str:
+    """A result as the model reads it: text as it is, everything else as JSON."""
+    value = normalise(result)
+    return value if isinstance(value, str) and isinstance(result, str) else json.dumps(value, ensure_ascii=False)

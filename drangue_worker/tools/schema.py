@@ -1,0 +1,147 @@
+"""From a function's signature to the schema a model is shown and the check its arguments must pass.
+
+Plain types map as a reader would write them by hand; everything else is described by pydantic. The same annotation
+both describes and validates, so the model is never promised what the call refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from pydantic import ValidationError as PydanticError
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from drangue_client.errors import ValidationError
+
+IDEMPOTENCY_KEY = "idempotency_key"
+_SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_PLAIN: dict[Any, str] = {**_SCALARS, list: "array", dict: "object"}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A tool's parameters: `schema` for the model, `check` for the call."""
+
+    schema: dict[str, Any]
+    adapters: Mapping[str, TypeAdapter[Any]]
+    required: frozenset[str]
+    wants_idempotency_key: bool
+
+    def check(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments converted to their annotations (`"5"` to 5, `"low"` to `Level.LOW`).
+
+        Raises ValidationError naming every argument that is missing, unknown or of the wrong kind.
+        """
+        problems = [f"{name}: unknown argument" for name in arguments if name not in self.adapters]
+        problems += [f"{name}: missing required argument" for name in sorted(self.required - set(arguments))]
+        values = {}
+        for name, adapter in self.adapters.items():
+            if name in arguments:
+                try:
+                    values[name] = adapter.validate_python(arguments[name])
+                except PydanticError as error:
+                    problems += [_problem(name, detail) for detail in error.errors(include_url=False)]
+        if problems:
+            raise ValidationError("; ".join(problems))
+        return values
+
+
+def signature_of(function: Callable[..., Any], tool: str) -> Signature:
+    """Read the parameters of `function`. Raises TypeError, naming tool and parameter, for one it cannot describe."""
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in ("self", "cls")
+    ]
+    for parameter in parameters:
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise TypeError(f"tool {tool!r}: parameter {parameter.name!r} is positional-only; a model names arguments.")
+    try:
+        hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    except (NameError, TypeError) as error:
+        raise TypeError(
+            f"tool {tool!r}: its annotations cannot be read ({error}). Define the types at module level, or pass "
+            "concrete ones."
+        ) from error
+    described = [parameter for parameter in parameters if parameter.name != IDEMPOTENCY_KEY]
+    adapters: dict[str, TypeAdapter[Any]] = {}
+    properties: dict[str, Any] = {}
+    about = _described_arguments(inspect.getdoc(function) or "")
+    for parameter in described:
+        annotation = hints.get(parameter.name, str)
+        try:
+            adapters[parameter.name] = TypeAdapter(annotation)
+            schema = _schema(annotation)
+        except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
+            raise TypeError(
+                f"tool {tool!r}: parameter {parameter.name!r} is annotated {annotation!r}, which no JSON can stand "
+                "for. Annotate it with a type that pydantic can validate."
+            ) from error
+        default = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+        if default is None or isinstance(default, str | int | float | bool):
+            schema = {**schema, "default": default}
+        if parameter.name in about:
+            schema = {**schema, "description": about[parameter.name]}
+        properties[parameter.name] = schema
+    required = [parameter.name for parameter in described if parameter.default is parameter.empty]
+    root: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    if required:
+        root["required"] = required
+    return Signature(root, adapters, frozenset(required), len(described) < len(parameters))
+
+
+def _schema(annotation: Any) -> dict[str, Any]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _PLAIN:
+        return {"type": _PLAIN[annotation]}
+    if origin is list and len(arguments) == 1:
+        return {"type": "array", "items": _schema(arguments[0])}
+    if origin is Literal:
+        return {"enum": [item.value if isinstance(item, Enum) else item for item in arguments]}
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return {"enum": [member.value for member in annotation]}
+    if origin in (Union, types.UnionType):
+        members = [_schema(argument) for argument in arguments]
+        if all(set(member) == {"type"} and isinstance(member["type"], str) for member in members):
+            names = list(dict.fromkeys(member["type"] for member in members))
+            return {"type": names[0] if len(names) == 1 else names}
+        return {"anyOf": members}
+    return TypeAdapter(annotation).json_schema()
+
+
+def _problem(name: str, detail: Any) -> str:
+    place = ".".join(str(part) for part in (name, *detail["loc"]))
+    return f"{place}: {detail['msg']}"
+
+
+_SECTION = re.compile(r"^(args|arguments|parameters):\s*$", re.IGNORECASE)
+_OTHER_SECTION = re.compile(r"^(returns|raises|yields|examples?|notes?|attributes):\s*$", re.IGNORECASE)
+_ENTRY = re.compile(r"^\s*(\w+)\s*(?:\([^)]*\))?:\s*(.+)$")
+
+
+def _described_arguments(docstring: str) -> dict[str, str]:
+    """What a Google-style Args section says of each argument."""
+    about: dict[str, str] = {}
+    inside, current = False, None
+    for line in docstring.splitlines():
+        if _SECTION.match(line.strip()):
+            inside, current = True, None
+        elif inside and _OTHER_SECTION.match(line.strip()):
+            break
+        elif inside and not line.strip():
+            current = None
+        elif inside and (entry := _ENTRY.match(line)):
+            current = entry[1]
+            about[current] = entry[2].strip()
+        elif inside and current:
+            about[current] += " " + line.strip()
+    return about

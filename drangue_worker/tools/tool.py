@@ -1,0 +1,154 @@
+"""`Tool` and `@tool`: a function an agent may call, with what the runtime must know to call it safely."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from drangue_client.errors import RateLimitError, TransientError
+from drangue_client.terms import ToolTerms
+from drangue_client.wire.queue import ASYNC_TOOL_QUEUE, TOOL_QUEUE
+from drangue_worker.rules.retry import MAX_BACKOFF_S
+from drangue_worker.tools.schema import Signature, signature_of
+
+DEFAULT_RETRY_ON: tuple[type[BaseException], ...] = (TransientError, RateLimitError)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPolicy:
+    """How a call is tried: `timeout` in seconds per attempt (None: no limit), `retries` extra attempts, the first
+    after `backoff` seconds and doubling up to `max_backoff`, for the exceptions in `retry_on`."""
+
+    timeout: float | None = None
+    retries: int = 0
+    backoff: float = 0.5
+    max_backoff: float = MAX_BACKOFF_S
+    retry_on: tuple[type[BaseException], ...] = DEFAULT_RETRY_ON
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout!r}; it must be a positive number of seconds, or None.")
+        if not isinstance(self.retries, int) or self.retries < 0:
+            raise ValueError(f"retries is {self.retries!r}; it must be a whole number of at least 0.")
+        for name in ("backoff", "max_backoff"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0 seconds.")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool. `parameters` is a JSON schema; calling a Tool calls its function with keyword arguments.
+
+    `reversible=False` says that running it twice would harm: it is run at most once, and an interrupted call is
+    reported as unknown instead of repeated. `requires_approval=True` holds every call until a person grants it.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    func: Callable[..., Any]
+    wants_idempotency_key: bool = False
+    policy: ToolPolicy = field(default_factory=ToolPolicy)
+    reversible: bool = True
+    requires_approval: bool = False
+    queue: str | None = None
+    signature: Signature | None = None
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self.func(**arguments)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function (or an object whose `__call__` is)."""
+        function = self.func if inspect.isroutine(self.func) else type(self.func).__call__
+        return inspect.iscoroutinefunction(function)
+
+    @property
+    def served_from(self) -> str:
+        """The queue its calls go to: its own, else the one of its kind."""
+        return self.queue or (ASYNC_TOOL_QUEUE if self.is_async else TOOL_QUEUE)
+
+    def to_schema(self) -> dict[str, Any]:
+        """{name, description, input_schema}."""
+        return {"name": self.name, "description": self.description, "input_schema": self.parameters}
+
+    def terms(self) -> ToolTerms:
+        """What a run records of this tool."""
+        return ToolTerms(
+            queue=self.served_from,
+            reversible=self.reversible,
+            requires_approval=self.requires_approval,
+            timeout_s=self.policy.timeout,
+            schema=self.parameters,
+        )
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: float = 0.5,
+    max_backoff: float = MAX_BACKOFF_S,
+    retry_on: tuple[type[BaseException], ...] | None = None,
+    reversible: bool = True,
+    requires_approval: bool = False,
+    queue: str | None = None,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: float = 0.5,
+    max_backoff: float = MAX_BACKOFF_S,
+    retry_on: tuple[type[BaseException], ...] | None = None,
+    reversible: bool = True,
+    requires_approval: bool = False,
+    queue: str | None = None,
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Make a tool of a function, bare (`@tool`) or with options (`@tool(timeout=5)`).
+
+    The name is the function's, the description its docstring, the parameters its annotated signature; a parameter
+    named `idempotency_key` is hidden from the model and receives the step's stable key. `queue` sends the calls to a
+    queue of their own, by that very name. Raises TypeError or ValueError, naming the tool, for what cannot work.
+    """
+    policy = ToolPolicy(timeout, retries, backoff, max_backoff, DEFAULT_RETRY_ON if retry_on is None else retry_on)
+
+    def make(function: Callable[..., Any]) -> Tool:
+        if not callable(function):
+            raise TypeError(f"tool is applied to {function!r}, which cannot be called. Decorate a function.")
+        own_name = str(name or getattr(function, "__name__", type(function).__name__))
+        signature = signature_of(function, own_name)
+        return Tool(
+            name=own_name,
+            description=(inspect.getdoc(function) or "") if description is None else description,
+            parameters=signature.schema,
+            func=function,
+            wants_idempotency_key=signature.wants_idempotency_key,
+            policy=policy,
+            reversible=reversible,
+            requires_approval=requires_approval,
+            queue=queue,
+            signature=signature,
+        )
+
+    return make if function is None else make(function)
+
+
+def as_tool(item: Any) -> Tool:
+    """A Tool as it is, a plain function as a tool with default options. TypeError for anything else."""
+    if isinstance(item, Tool):
+        return item
+    if callable(item):
+        return tool(item)
+    raise TypeError(f"tools holds {item!r}, which is neither a tool nor a function. Pass functions or @tool objects.")

@@ -1,0 +1,53 @@
+"""What tests stand on: a real Postgres and a real Redis, started once for the whole run, emptied for each test.
+
+Nothing here imports a server's program until a test asks for one, so `tests/unit` needs neither disk nor network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def addresses() -> Iterator[Any]:
+    """Servers for the whole run: those that DRANGUE_DATABASE_URL and DRANGUE_REDIS_URL name, else embedded ones."""
+    from drangue_client.stackfile import Addresses
+    from drangue_client.store.migrate import migrate
+    from drangue_worker.embedded import Servers
+
+    given = os.environ.get("DRANGUE_DATABASE_URL"), os.environ.get("DRANGUE_REDIS_URL")
+    if given[0] and given[1]:
+        migrate(given[0])
+        yield Addresses(given[0], given[1])
+        return
+    with Servers(ROOT / ".drangue" / "test") as servers:
+        started = servers.start()
+        migrate(started.database_url)
+        yield started
+
+
+@pytest.fixture
+def database_url(addresses: Any) -> str:
+    """A migrated, empty Postgres."""
+    import psycopg
+
+    with psycopg.connect(addresses.database_url, autocommit=True) as connection:
+        connection.execute("truncate runs, events, steps, agents")
+    return str(addresses.database_url)
+
+
+@pytest.fixture
+def redis_url(addresses: Any) -> str:
+    """An empty Redis."""
+    import redis
+
+    with redis.Redis.from_url(addresses.redis_url) as client:
+        client.flushdb()
+    return str(addresses.redis_url)
