@@ -14,6 +14,7 @@ from drangue_client.errors import DrangueError
 from drangue_client.settings import Settings
 from drangue_worker.fleet.app import make_app
 from drangue_worker.observability.logs import configure
+from drangue_worker.registry import Registry
 
 
 @setup_logging.connect
@@ -23,7 +24,8 @@ def _log_our_way(**_: Any) -> None:
 
 try:
     settings = Settings.from_env()
-    app = make_app(settings)
+    registry = Registry.load(settings.agents)
+    app = make_app(settings, registry)
 except DrangueError as error:
     sys.stderr.write(f"drangue: {error}\n")
     raise SystemExit(2) from None

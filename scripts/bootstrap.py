@@ -25,8 +25,8 @@ OLDEST = (3, 11)
 def go_on_inside(extras: str) -> None:
     """Return at once when this process already is the checkout's Python; else install and replace this process.
 
-    `extras` names the optional dependencies, comma separated (`"embedded,flower"`). Exits with 2 and one line when
-    the machine lacks something that only its owner can install.
+    `extras` names the optional dependencies, comma separated (`"embedded,flower"`), "" none in particular. Exits with
+    2 and one line when the machine lacks something that only its owner can install.
     """
     if Path(sys.prefix).resolve() == VENV:
         return
@@ -39,20 +39,31 @@ def prepare(extras: str) -> None:
     stamp = VENV / "drangue-stamp"
     wanted = _fingerprint()
     have = stamp.read_text().splitlines() if stamp.exists() else []
-    installed = set(have[1].split(",")) if len(have) > 1 else set()
-    if have[:1] == [wanted] and set(extras.split(",")) <= installed and PYTHON.exists():
+    current = have[:1] == [wanted] and PYTHON.exists()
+    installed = _names(have[1]) if current and len(have) > 1 else set()
+    if current and _names(extras) <= installed:
         return
-    if have[:1] == [wanted]:
-        extras = ",".join(sorted(installed | set(extras.split(","))))
+    extras = ",".join(sorted(installed | _names(extras)))
     if not PYTHON.exists():
         _make_venv()
-    print(f"installing drangue[{extras}] into {VENV.relative_to(ROOT)} (once) ...", file=sys.stderr, flush=True)
+    print(
+        f"installing drangue{f'[{extras}]' if extras else ''} into {VENV.relative_to(ROOT)} (once) ...",
+        file=sys.stderr,
+        flush=True,
+    )
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command = [*pip, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extras}]"]
+    command = [*pip, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        _stop(f"{done.stdout}\ninstalling failed; pip's message above says why. Mend it and run the same command again.")
+        _stop(
+            f"{done.stdout}\ninstalling failed; pip's message above says why. Mend it and run the same command again."
+        )
     stamp.write_text(f"{wanted}\n{extras}\n")
+
+
+def _names(extras: str) -> set[str]:
+    names = {name for name in extras.split(",") if name}
+    return names | {"embedded", "flower"} if "dev" in names else names  # as pyproject.toml has it
 
 
 def _fingerprint() -> str:
@@ -75,11 +86,11 @@ def _make_venv() -> None:
 def _python() -> str:
     if sys.version_info >= OLDEST:
         return sys.executable
-    for minor in range(19, OLDEST[1] - 1, -1):
-        found = shutil.which(f"python3.{minor}")
-        if found:
-            return found
-    _stop(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}.")
+    newer = filter(None, (shutil.which(f"python3.{minor}") for minor in range(19, OLDEST[1] - 1, -1)))
+    found = next(newer, None)
+    if found:
+        return found
+    return _stop(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}.")
 
 
 def _stop(message: str) -> NoReturn:

@@ -14,9 +14,8 @@ from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.registry import Registry
 
 
-def make_app(settings: Settings, registry: Registry | None = None) -> Celery:
-    """A Celery app that performs steps of the agents in `registry` (by default, those DRANGUE_AGENTS names)."""
-    registry = Registry.load(settings.agents) if registry is None else registry
+def make_app(settings: Settings, registry: Registry) -> Celery:
+    """A Celery app that performs steps of the agents in `registry`."""
     app = Celery("drangue")
     app.conf.update(worker_settings(settings, registry))
     fleet = FleetRuntime(settings, registry, app)

@@ -23,6 +23,7 @@ from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.logs import get_logger
+from drangue_worker.registry import Registry
 
 log = get_logger("drangue.worker")
 
@@ -39,7 +40,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             if isinstance(pool, str):
                 return
             on_threads = issubclass(pool, TaskPool)
-            sync = sorted(chosen - set(LOOP_QUEUES) - _async_queues(fleet))
+            sync = sorted(chosen - set(LOOP_QUEUES) - async_queues(fleet.registry))
             if on_threads and sync:
                 raise ImproperlyConfigured(
                     f"this worker runs tasks on threads but is asked for the queues of sync tools ({', '.join(sync)}). "
@@ -121,10 +122,10 @@ def _register(fleet: FleetRuntime) -> None:
         log.warning("registration_failed", error=str(error))
 
 
-def _async_queues(fleet: FleetRuntime) -> set[str]:
+def async_queues(registry: Registry) -> set[str]:
     """Queues that only async tools are served from."""
     served: dict[str, bool] = {}
-    for blueprint in fleet.registry:
+    for blueprint in registry:
         for tool in blueprint.tools.values():
             served[tool.served_from] = served.get(tool.served_from, True) and tool.is_async
     return {queue for queue, only_async in served.items() if only_async}

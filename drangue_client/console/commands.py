@@ -1,0 +1,207 @@
+"""The operator's commands. Each says what it did and to which run, and may be given twice."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, get_args
+
+import click
+
+from drangue_client.client import Client
+from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
+from drangue_client.console.views import approvals_list, run_view, runs_table, when
+from drangue_client.errors import NotPendingError, WaitTimeout
+from drangue_client.result import Result
+from drangue_client.run import Status
+from drangue_client.store.port import DEFAULT_PRIORITY
+
+
+@click.command()
+@click.argument("agent")
+@click.argument("input")
+@click.option("--run-id", help="Your own id for the run; submitting it twice gives the same run.")
+@click.option("--priority", type=click.IntRange(0, 9), default=DEFAULT_PRIORITY, show_default=True, help="0 is first.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label to find the run by; repeatable.")
+@click.option("--wait", type=float, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
+@click.option("--allow-unknown", is_flag=True, help="Submit although no worker has registered the agent yet.")
+@json_option
+@click.pass_context
+def submit(
+    context: click.Context,
+    agent: str,
+    input: str,
+    run_id: str | None,
+    priority: int,
+    labels: Sequence[str],
+    wait: float | None,
+    allow_unknown: bool,
+    as_json: bool,
+) -> int:
+    """Give an agent something to work on.
+
+    \b
+    drangue submit oncall "Why did checkout fail at 09:40?"
+    drangue submit oncall "..." --run-id incident-4711 --wait 60
+    """
+    with client_here(context) as client:
+        done = client.submit(
+            agent, input, run_id=run_id, priority=priority, labels=_pairs(labels), allow_unknown=allow_unknown
+        )
+        if wait is None:
+            if as_json:
+                say_json(asdict(done))
+            else:
+                click.echo(f"{done.run_id}  {_submitted(done.created, done.sent)}")
+            return OK
+        return _print_result(client, done.run_id, wait, as_json)
+
+
+def _submitted(created: bool, sent: bool) -> str:
+    if not created:
+        return "was submitted before; nothing is done twice"
+    return "submitted" if sent else "recorded; Redis cannot be reached, so it waits and starts when Redis is back"
+
+
+def _pairs(labels: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for label in labels:
+        name, separator, value = label.partition("=")
+        if not separator or not name:
+            raise click.BadParameter(f"{label!r} is not NAME=VALUE", param_hint="--label")
+        pairs[name] = value
+    return pairs
+
+
+def _print_result(client: Client, run_id: str, timeout: float, as_json: bool) -> int:
+    try:
+        result = client.result(run_id, timeout=timeout)
+    except WaitTimeout as error:
+        click.echo(f"drangue: {error}", err=True)
+        return FAILED
+    if as_json:
+        say_json(_as_json(client, run_id, result))
+    else:
+        say(run_view(client.get(run_id), result))
+    return FAILED if result.status == "failed" else OK
+
+
+def _as_json(client: Client, run_id: str, result: Result) -> dict[str, Any]:
+    return {
+        **asdict(client.get(run_id)),
+        "output": result.output,
+        "reason": result.reason,
+        "usage": result.usage,
+        "pending_approvals": result.pending_approvals,
+        "events": [event.to_json() for event in result.events],
+    }
+
+
+@click.command()
+@click.option("--status", type=click.Choice(get_args(Status)), help="Only runs of this status.")
+@click.option("--agent", help="Only runs of this agent.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest first.")
+@json_option
+@click.pass_context
+def runs(context: click.Context, status: str | None, agent: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    with client_here(context) as client:
+        rows = client.runs(status=status, agent=agent, limit=limit)
+    if as_json:
+        say_json([asdict(row) for row in rows])
+    else:
+        say(runs_table(rows))
+
+
+@click.command()
+@click.argument("run")
+@json_option
+@click.pass_context
+def show(context: click.Context, run: str, as_json: bool) -> None:
+    """Show one run: its steps as a tree, what it cost, what it waits for."""
+    with client_here(context) as client:
+        row = client.get(run)
+        result = Result.from_events(run, client.events(run))
+        if as_json:
+            say_json(_as_json(client, run, result))
+        else:
+            say(run_view(row, result))
+
+
+@click.command()
+@json_option
+@click.pass_context
+def approvals(context: click.Context, as_json: bool) -> None:
+    """List the calls that wait for a person, with the model's reasons."""
+    with client_here(context) as client:
+        pending = client.pending_approvals()
+    if as_json:
+        say_json(pending)
+    else:
+        say(approvals_list(pending))
+
+
+def _verdict_options(command: Any) -> Any:
+    command = click.option("--reason", default="", help="Why; recorded, and told to the model on a rejection.")(command)
+    command = click.option("--by", default=getpass.getuser, help="Who decides.  [default: your login name]")(command)
+    command = click.argument("call", required=False)(command)
+    return click.argument("run")(command)
+
+
+@click.command()
+@_verdict_options
+@click.pass_context
+def approve(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
+    """Approve a waiting call of RUN: the oldest, or the one with id CALL. The run goes on by itself."""
+    with client_here(context) as client:
+        return _decide(client, run, call, by, reason, granted=True)
+
+
+@click.command()
+@_verdict_options
+@click.pass_context
+def reject(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
+    """Reject a waiting call of RUN; the model is told why and goes on without it."""
+    with client_here(context) as client:
+        return _decide(client, run, call, by, reason, granted=False)
+
+
+def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *, granted: bool) -> int:
+    decide, word = (client.approve, "approved") if granted else (client.reject, "rejected")
+    try:
+        request = decide(run, call, by=by, reason=reason)
+    except NotPendingError:
+        earlier = _earlier_verdict(client, run, call)
+        if earlier is None:
+            raise
+        click.echo(earlier)
+        return OK
+    click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}")
+    if request["executor"] == "inline":
+        click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
+    return OK
+
+
+def _earlier_verdict(client: Client, run: str, call: str | None) -> str | None:
+    """What was decided before about this call (or about the latest one), so that deciding twice is no error."""
+    for event in reversed(client.events(run)):
+        if event.type in ("approval_granted", "approval_denied") and call in (None, event.payload["call_id"]):
+            word = "approved" if event.type == "approval_granted" else "rejected"
+            by = event.payload.get("by") or "somebody"
+            return f"{event.payload['call_id']} of run {run} was {word} by {by} at {when(event.ts)} UTC; that holds"
+    return None
+
+
+@click.command()
+@click.pass_context
+def migrate(context: click.Context) -> None:
+    """Bring the database's tables to this program's version. Safe to repeat."""
+    from drangue_client.store.migrate import migrate as run_migrations
+
+    settings = settings_here(places=context.find_root().obj or ())
+    before, after = run_migrations(settings.require_database())
+    click.echo(f"tables are at {after}" + ("" if before == after else f" (before: {before or 'none'})"))
+
+
+COMMANDS: tuple[click.Command, ...] = (submit, runs, show, approvals, approve, reject, migrate)

@@ -1,0 +1,139 @@
+"""Views: what the client returns, as rich renderables. Pure: the same value gives the same picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from drangue_client.events import Event
+from drangue_client.result import Result
+from drangue_client.store.port import RunRow
+
+COLOURS = {
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "paused": "yellow",
+    "running": "cyan",
+    "queued": "blue",
+}
+SHORT = 60
+LONG = 160
+
+
+def when(seconds: float | None) -> str:
+    """A moment, in UTC to the second; `-` where there is none."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def cut(text: str, length: int) -> str:
+    """One line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def status_text(status: str) -> Text:
+    return Text(status, style=COLOURS.get(status, ""))
+
+
+def runs_table(rows: Sequence[RunRow]) -> RenderableType:
+    """A line per run."""
+    if not rows:
+        return Text("no runs")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # On a narrow terminal the input gives way; an id that was cut could not be copied.
+    table.add_column("run", no_wrap=True, min_width=max(len(row.run_id) for row in rows))
+    table.add_column("agent", no_wrap=True, min_width=max(len(row.agent) for row in rows))
+    table.add_column("status", no_wrap=True, min_width=9)
+    table.add_column("submitted (UTC)", no_wrap=True, min_width=19)
+    table.add_column("took", no_wrap=True, min_width=7, justify="right")
+    table.add_column("input", no_wrap=True)
+    for row in rows:
+        took = "" if row.finished_at is None else f"{row.finished_at - row.created_at:.1f} s"
+        note = cut(row.input, SHORT) + (f"  [{cut(row.error, SHORT)}]" if row.error else "")
+        table.add_row(row.run_id, row.agent, status_text(row.status), when(row.created_at), took, Text(note))
+    return table
+
+
+def approvals_list(pending: Sequence[dict[str, Any]]) -> RenderableType:
+    """A block per request: what the call would do, why, and what to type."""
+    if not pending:
+        return Text("nothing waits for approval")
+    return Group(*(_approval(item) for item in pending))
+
+
+def _approval(item: dict[str, Any]) -> RenderableType:
+    tree = Tree(Text.assemble((item["tool"], "bold yellow"), f"  {item['run_id']} ", (item["call_id"], "dim")))
+    for name, value in item["arguments"].items():
+        tree.add(Text(f"{name} = {cut(json.dumps(value, ensure_ascii=False), LONG)}"))
+    why = item.get("reasoning") or item.get("text")
+    if why:
+        tree.add(Text(f"because: {why}", style="italic"))
+    tree.add(Text(f"drangue approve {item['run_id']}   or   drangue reject {item['run_id']} --reason ...", style="dim"))
+    return tree
+
+
+def run_view(row: RunRow, result: Result) -> RenderableType:
+    """One run: its state, its steps as a tree, what waits, what came out."""
+    usage = result.usage
+    head = Text.assemble(
+        (row.run_id, "bold"),
+        f"  {row.agent}  ",
+        status_text(result.status),
+        f"  {result.reason or ''}\n",
+        f"submitted {when(row.created_at)} UTC, {result.steps} model calls, "
+        f"{usage['input_tokens']} + {usage['output_tokens']} tokens",
+    )
+    parts: list[RenderableType] = [head, trace_tree(row, result)]
+    if result.pending_approvals:
+        parts.append(approvals_list([{"run_id": row.run_id, **item} for item in result.pending_approvals]))
+    if result.error:
+        parts.append(Text(f"failed: {result.error}", style="red"))
+    elif result.output:
+        parts.append(Text(result.output))
+    return Group(*parts)
+
+
+def trace_tree(row: RunRow, result: Result) -> Tree:
+    """The steps in the order they were decided: each model call with the tool calls it asked for below it."""
+    tree = Tree(Text(cut(row.input, LONG)))
+    results = {event.step: event for event in result.events if event.type == "tool_result"}
+    asked = {event.step: event for event in result.events if event.type.startswith("approval_")}
+    for event in result.events:
+        if event.type == "model_decision":
+            branch = tree.add(_model_line(event))
+            for own_step, call in enumerate(event.payload["tool_calls"], start=(event.step or 0) + 1):
+                _add_call(branch, own_step, call, results.get(own_step), asked.get(own_step))
+    return tree
+
+
+def _model_line(event: Event) -> Text:
+    usage = event.payload.get("usage") or {}
+    tokens = f"{usage.get('input_tokens', 0)} + {usage.get('output_tokens', 0)} tokens"
+    said = cut(event.payload["text"], LONG)
+    return Text.assemble(
+        (f"{event.step} ", "dim"),
+        ("model ", "blue"),
+        f"{event.payload.get('model') or ''} ",
+        (f"{event.duration_ms or 0:.0f} ms, {tokens}", "dim"),
+        f"  {said}" if said else "",
+    )
+
+
+def _add_call(branch: Tree, step: int, call: dict[str, Any], result: Event | None, verdict: Event | None) -> None:
+    arguments = ", ".join(f"{key}={value!r}" for key, value in call["arguments"].items())
+    timing = f" {result.duration_ms:.0f} ms" if result and result.duration_ms is not None else ""
+    line = Text.assemble((f"{step} ", "dim"), ("tool ", "green"), cut(f"{call['name']}({arguments})", LONG), timing)
+    node = branch.add(line)
+    if verdict is not None:
+        by = f" by {verdict.payload['by']}" if verdict.payload.get("by") else ""
+        node.add(Text(f"{verdict.type.removeprefix('approval_')}{by} {when(verdict.ts)} UTC", style="yellow"))
+    if result is not None:
+        node.add(Text(f"-> {cut(result.payload['content'], LONG)}", style="dim"))

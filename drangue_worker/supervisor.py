@@ -1,0 +1,147 @@
+"""Child processes of a command: started together, started again when one dies, stopped together.
+
+`drangue worker`, `drangue dev`, the demo and the tests run worker processes through this. A child is told whose child
+it is and ends with its parent, however that ends (on Linux).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+from drangue_worker.observability.logs import get_logger
+
+log = get_logger("drangue.supervisor")
+
+UNUSABLE = 2  # the exit code of a child that another start would not mend
+STOP_SLACK_S = 10.0
+
+
+def follow_parent(parent: int) -> None:
+    """Ask to be terminated when the parent ends. Exits at once if it has ended already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def worker_command(pool: str, *options: str) -> list[str]:
+    """The command line of one worker pool as a child of this process."""
+    return [sys.executable, "-m", "drangue_worker.cli", "worker", pool, "--parent", str(os.getpid()), *options]
+
+
+@dataclass
+class Child:
+    """One running program. `process.pid` is whom to signal; `starts` counts how often it was started."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes]
+    starts: int = 1
+
+
+@dataclass
+class Supervisor:
+    """Runs children until told to stop. `env` is added to this process's environment, `log_folder` takes the output."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    log_folder: Path | None = None
+    children: dict[str, Child] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+
+    def start(self, name: str, command: Sequence[str]) -> Child:
+        """Start a program under a name of its own; call from a thread that outlives it."""
+        child = Child(name, command, self._spawn(name, command))
+        self.children[name] = child
+        self._watch(child)
+        return child
+
+    def run(self) -> int:
+        """Keep the children running until SIGTERM or SIGINT, then stop them. Returns an exit code.
+
+        A child that ends by itself is started again, after a pause that doubles up to 30 s; one that says its
+        settings cannot work (exit code 2) ends everything with that code.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: self._news.put(("signal", number)))
+        code = 0
+        while True:
+            kind, value = self._news.get()
+            if kind == "signal":
+                break
+            child: Child = value
+            if kind == "restart":  # here, on the thread that children are bound to, not on the timer's
+                child.process = self._spawn(child.name, child.command)
+                child.starts += 1
+                self._watch(child)
+                continue
+            if child.process.returncode == UNUSABLE:
+                code = UNUSABLE
+                break
+            log.warning("child_ended", child=child.name, code=child.process.returncode)
+            self._restart_later(child)
+        self.stop()
+        return code
+
+    def stop(self, grace_s: float = 30.0) -> None:
+        """Terminate every child and wait; kill what has not ended after the grace period and some slack."""
+        for child in self.children.values():
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + grace_s + STOP_SLACK_S
+        for child in self.children.values():
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("child_killed", child=child.name)
+                child.process.kill()
+                child.process.wait()
+        self.children.clear()
+
+    def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        output: IO[bytes] | None = None
+        if self.log_folder is not None:
+            self.log_folder.mkdir(parents=True, exist_ok=True)
+            output = (self.log_folder / f"{name}.log").open("ab")
+        try:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,  # a Ctrl-C is for the parent, who stops its children in order
+            )
+        finally:
+            if output is not None:
+                output.close()
+
+    def _watch(self, child: Child) -> None:
+        process = child.process
+
+        def wait() -> None:
+            process.wait()
+            if self.children.get(child.name) is child:
+                self._news.put(("ended", child))
+
+        threading.Thread(target=wait, name=f"watch-{child.name}", daemon=True).start()
+
+    def _restart_later(self, child: Child) -> None:
+        def restart() -> None:
+            self._news.put(("restart", child))
+
+        timer = threading.Timer(min(30.0, 0.5 * 2**child.starts), restart)
+        timer.daemon = True
+        timer.start()
