@@ -51,3 +51,21 @@ def redis_url(addresses: Any) -> str:
     with redis.Redis.from_url(addresses.redis_url) as client:
         client.flushdb()
     return str(addresses.redis_url)
+
+
+@pytest.fixture
+def make_fleet(database_url: str, redis_url: str, tmp_path: Path, request: Any) -> Iterator[Any]:
+    """Fleets of real workers, stopped after the test; a failing test shows what they wrote."""
+    from tests.kit.fleet import Fleet
+
+    fleets: list[Fleet] = []
+
+    def make(script: Any, **settings: Any) -> Fleet:
+        fleets.append(Fleet(database_url, redis_url, tmp_path / f"fleet-{len(fleets)}", script, **settings))
+        return fleets[-1]
+
+    yield make
+    for fleet in fleets:
+        fleet.__exit__()
+        for path in sorted(fleet.folder.glob("*.log")):
+            print(f"--- {path.name}\n{path.read_text()[-4000:]}")

@@ -126,7 +126,7 @@ class SqlLog(Sweeping):
                 update(steps)
                 .where(*_held(release.ask))
                 .values(
-                    _unclaimed(release.delay_s),
+                    **_unclaimed(release.delay_s),
                     failures=steps.c.failures + int(release.failed),
                     category=release.category,
                 )
@@ -138,7 +138,7 @@ class SqlLog(Sweeping):
         return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
 
     def release_worker(self, worker: str) -> list[StepRef]:
-        given_back = update(steps).where(steps.c.worker == worker).values(_unclaimed(0)).returning(*steps.c)
+        given_back = update(steps).where(steps.c.worker == worker).values(**_unclaimed(0)).returning(*steps.c)
         return self.db.run(lambda c: [step_ref(row) for row in c.execute(given_back).mappings()], durable=False)
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
@@ -194,14 +194,14 @@ def run_row(row: RowMapping) -> RunRow:
     return RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__})
 
 
-def _unclaimed(delay_s: float) -> dict[Any, Any]:
+def _unclaimed(delay_s: float) -> dict[str, Any]:
     return {
-        steps.c.claim: None,
-        steps.c.worker: None,
-        steps.c.lease_until: None,
-        steps.c.kill_at: None,
-        steps.c.available_at: now(delay_s),
-        steps.c.sent_at: now(),
+        "claim": None,
+        "worker": None,
+        "lease_until": None,
+        "kill_at": None,
+        "available_at": now(delay_s),
+        "sent_at": now(),
     }
 
 
@@ -380,7 +380,7 @@ def _settle(c: Connection, move: Move) -> Moved:
 
 def _give_up_claim(c: Connection, claim: Ask, *, park: bool) -> bool:
     if park:
-        return bool(c.execute(update(steps).where(*_held(claim)).values(_unclaimed(0))).rowcount)
+        return bool(c.execute(update(steps).where(*_held(claim)).values(**_unclaimed(0))).rowcount)
     return bool(c.execute(delete(steps).where(*_held(claim))).rowcount)
 
 
@@ -390,7 +390,7 @@ def _open(c: Connection, row: RowMapping, opens: Sequence[Open], *, reopen: bool
         parked = (
             update(steps)
             .where(steps.c.run_id == row["run_id"], steps.c.claim.is_(None))
-            .values({**_unclaimed(0), steps.c.failures: 0, steps.c.crashes: 0, steps.c.sends: 0})
+            .values(**_unclaimed(0), failures=0, crashes=0, sends=0)
             .returning(*steps.c)
         )
         opened += [step_ref(step) for step in c.execute(parked).mappings()]
