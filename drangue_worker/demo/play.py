@@ -41,6 +41,7 @@ RUNS = 20
 SERVICES = ("checkout", "search", "billing", "login", "mail")
 ENDED = ("completed", "failed", "cancelled")
 PATIENCE_S = 90.0
+REFRESH_S = 0.1
 
 
 @dataclass
@@ -163,10 +164,7 @@ def _watch(story: Story, ids: list[str], each_look: Callable[[Counter[str]], Non
     """Show the runs' statuses live until all have ended."""
     deadline = time.monotonic() + PATIENCE_S
     shown: Counter[str] = Counter()
-    with (
-        Live(console=story.console, refresh_per_second=10, transient=True) as live,
-        story.client._doorbell.listen("demo") as pause,
-    ):
+    with Live(console=story.console, refresh_per_second=10, transient=True) as live:
         while True:
             rows = [row for row in story.client.runs(limit=RUNS * 2) if row.run_id in ids]
             counts = Counter(str(row.status) for row in rows)
@@ -177,7 +175,7 @@ def _watch(story: Story, ids: list[str], each_look: Callable[[Counter[str]], Non
                 shown = counts
             if sum(counts[status] for status in ENDED) == len(ids) or time.monotonic() > deadline:
                 return
-            pause.wait(0.1)
+            time.sleep(REFRESH_S)
 
 
 def _progress(counts: Counter[str]) -> Text:

@@ -51,7 +51,12 @@ def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
     `evidence` gives the events since the latest decision, for facts that repeat what a call asked for or what a person
     said; it is called only where one is needed.
     """
-    run, written = look.run, []
+    run = look.run
+    written: list[Fact] = []
+
+    def known() -> list[Event]:
+        return [*evidence(), *(fact.at(0) for fact in written)]
+
     for fact in facts:
         run = fold([fact.at(run.seq + 1)], onto=run)
         written.append(fact)
@@ -62,7 +67,7 @@ def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
             if isinstance(command, CallModel | CallTool):
                 steps.append(_open(command, look.row.executor))
             else:
-                fresh.append(_fact(command, run, [*evidence(), *(f.at(0) for f in written)]))
+                fresh.append(_fact(command, run, known))
         if not fresh:
             return Plan(run, tuple(written), tuple(steps))
         for fact in fresh:
@@ -182,20 +187,21 @@ def _open(command: CallModel | CallTool, executor: Executor) -> Open:
     return Open(command.step, "tool", command.name, command.queue if executor == "celery" else None)
 
 
-def _fact(command: Command, run: Run, events: Sequence[Event]) -> Fact:
+def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
     match command:
         case AskApproval(step, name):
-            return approval_request(step, name, events)
+            return approval_request(step, name, evidence())
         case Propose(step, name):
-            _, call = _call(events, step)
+            _, call = _call(evidence(), step)
             return tool_result(step, name, call["id"], shadow(name, call["arguments"]))
         case Deny(step, name):
+            events = evidence()
             _, call = _call(events, step)
             denial = next(e for e in reversed(events) if e.step == step and e.type.startswith("approval_"))
             reason = denial.payload.get("reason") or "a person refused this call"
             return tool_result(step, name, call["id"], failure(name, "denied", reason))
         case Refuse(step, name, category, message):
-            _, call = _call(events, step)
+            _, call = _call(evidence(), step)
             return tool_result(step, name, call["id"], failure(name, category, message))
         case Finish(output, reason):
             return Fact("run_finished", {"output": output, "reason": reason}, step=run.last_step)

