@@ -23,6 +23,7 @@ from drangue_client.events import Event, Fact, normalise
 from drangue_client.result import Result, pending_requests
 from drangue_client.run import Run, fold
 from drangue_client.settings import Settings
+from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Move, NewRun, RunRow
 from drangue_client.wire.queue import HANDOFF_S, Sender
@@ -41,11 +42,12 @@ class Submission:
 class Client:
     """Runs, seen from an application. One per process is enough; every method may be called from any thread.
 
-    Raises DatabaseUnavailable where Postgres is needed and away.
+    Without `settings` the environment's are used, or those of the stack that runs in this folder. Raises SettingsError
+    where neither names the servers, DatabaseUnavailable where Postgres is needed and away.
     """
 
     def __init__(self, settings: Settings | None = None, *, log: Log | None = None) -> None:
-        self.settings = settings or Settings.from_env()
+        self.settings = settings or find_settings()
         self.log: Log = log or SqlLog(self.settings.require_database())
         self.settings.require_redis()
         self._sender = Sender(self.settings)

@@ -8,11 +8,17 @@ wrote it, because whoever names the queue decides what a worker runs. It starts 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from drangue_client.settings import Settings
+
+log = logging.getLogger("drangue.stack")
 
 FOLDER = ".drangue"
 FILE = "stack.json"
@@ -41,6 +47,21 @@ def find_stack(start: Path) -> Addresses | None:
         if addresses is not None:
             return addresses
     return None
+
+
+def find_settings(places: Sequence[Path] = (), tell: Callable[[str], None] = log.info) -> Settings:
+    """The environment's settings; where it names no server, with the addresses of the stack that runs here.
+
+    The current folder is looked in first, then `places`. `tell` is told when a stack is used. Raises SettingsError.
+    """
+    settings = Settings.from_env()
+    if settings.database_url or settings.redis_url:
+        return settings
+    stack = next(filter(None, map(find_stack, (Path.cwd(), *places))), None)
+    if stack is None:
+        return settings
+    tell("using the stack that `drangue dev` runs in this folder")
+    return replace(settings, database_url=stack.database_url, redis_url=stack.redis_url)
 
 
 def write_stack(folder: Path, addresses: Addresses, extra: dict[str, str]) -> None:

@@ -50,7 +50,7 @@ def worker(
     _check(settings)
     os.environ.update(settings.to_env())  # the addresses may come from a stack; Celery's children read the environment
     if pool is None:
-        supervisor = Supervisor()
+        supervisor = Supervisor(grace_s=settings.drain_grace_s)
         for one in POOLS:
             supervisor.start(one, worker_command(one))
         return supervisor.run()
@@ -78,7 +78,7 @@ def _check(settings: Settings) -> None:
     finally:
         log.close()
     try:
-        with redis.Redis.from_url(settings.require_redis(), socket_connect_timeout=3, socket_timeout=5) as client:
+        with redis.Redis.from_url(settings.require_redis(), socket_connect_timeout=3, retry=None) as client:
             client.ping()
     except (redis.exceptions.RedisError, OSError) as error:
         raise QueueUnavailable(f"Redis cannot be reached: {error}. Start it, or correct DRANGUE_REDIS_URL.") from error
@@ -99,13 +99,13 @@ def _serve(pool: str, settings: Settings, concurrency: int | None, queues: str |
     on_loop = custom & async_queues(registry)
     if pool == "model":
         own = [*LOOP_QUEUES, *sorted(on_loop)]
-        app.conf.worker_concurrency = concurrency or settings.model_concurrency
     else:
         own = [TOOL_QUEUE, *sorted(custom - on_loop)]
         app.conf.worker_pool = "prefork"
-        app.conf.worker_concurrency = concurrency or settings.tool_concurrency
     arguments = ["--quiet", "worker", "--without-gossip", "--without-mingle", "--loglevel", settings.log_level.upper()]
     arguments += ["--queues", queues or ",".join(own), "--hostname", name or f"{pool}.{os.getpid()}@%h"]
+    if concurrency:
+        arguments += ["--concurrency", str(concurrency)]
     try:
         app.worker_main(arguments)
     except ImproperlyConfigured as error:

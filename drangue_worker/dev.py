@@ -35,8 +35,8 @@ def run_dev(folder: Path, model_workers: int, tool_workers: int) -> int:
     with ExitStack() as stack:
         settings = start_servers(Settings.from_env(), folder, stack)
         click.echo(f"Postgres  {settings.database_url}\nRedis     {settings.redis_url}")
-        supervisor = Supervisor(env={"DRANGUE_LOG_FORMAT": "console", **settings.to_env()})
-        stack.callback(supervisor.stop, settings.drain_grace_s)
+        supervisor = Supervisor({"DRANGUE_LOG_FORMAT": "console", **settings.to_env()}, grace_s=settings.drain_grace_s)
+        stack.callback(supervisor.stop)
         if settings.agents:
             started = start_workers(supervisor, model_workers, tool_workers)
             flower = start_flower(supervisor, settings)

@@ -56,6 +56,7 @@ class Supervisor:
 
     env: Mapping[str, str] = field(default_factory=dict)
     log_folder: Path | None = None
+    grace_s: float = 20.0
     children: dict[str, Child] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,12 +96,12 @@ class Supervisor:
         self.stop()
         return code
 
-    def stop(self, grace_s: float = 30.0) -> None:
-        """Terminate every child and wait; kill what has not ended after the grace period and some slack."""
+    def stop(self) -> None:
+        """Terminate every child and wait; kill what has not ended `grace_s` seconds and some slack later."""
         for child in self.children.values():
             if child.process.poll() is None:
                 child.process.terminate()
-        deadline = time.monotonic() + grace_s + STOP_SLACK_S
+        deadline = time.monotonic() + self.grace_s + STOP_SLACK_S
         for child in self.children.values():
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))

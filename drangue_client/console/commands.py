@@ -199,7 +199,7 @@ def migrate(context: click.Context) -> None:
     """Bring the database's tables to this program's version. Safe to repeat."""
     from drangue_client.store.migrate import migrate as run_migrations
 
-    settings = settings_here(places=context.find_root().obj or ())
+    settings = settings_here(context)
     before, after = run_migrations(settings.require_database())
     click.echo(f"tables are at {after}" + ("" if before == after else f" (before: {before or 'none'})"))
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +19,24 @@ from rich.console import Console, RenderableType
 
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError
-from drangue_client.settings import PREFIX, Settings
-from drangue_client.stackfile import find_stack
+from drangue_client.settings import Settings
+from drangue_client.stackfile import find_settings
 
 OK = 0
 FAILED = 1  # it was done, and the answer is no: a run failed, a wait was over
 UNUSABLE = 2  # it could not be done: bad input, a wrong setting, a server away
 
-ADDRESS_NAMES = (f"{PREFIX}DATABASE_URL", f"{PREFIX}REDIS_URL")
 
-
-def settings_here(environ: Mapping[str, str] | None = None, places: Sequence[Path] = ()) -> Settings:
-    """The environment's settings; without addresses in it, those of the stack that runs in this checkout.
-
-    `places` are looked in after the current folder. Says on standard error that it uses a stack.
-    """
-    settings = Settings.from_env(environ)
-    environ = os.environ if environ is None else environ
-    if any(environ.get(name) for name in ADDRESS_NAMES):
-        return settings
-    for place in (Path.cwd(), *places):
-        stack = find_stack(place)
-        if stack is not None:
-            click.echo("using the stack that `drangue dev` runs in this checkout", err=True)
-            return replace(settings, database_url=stack.database_url, redis_url=stack.redis_url)
-    return settings
+def settings_here(context: click.Context | None = None) -> Settings:
+    """The settings of this place; where they are a running stack's, that is said on standard error."""
+    places = (context.find_root().obj if context else None) or ()
+    return find_settings(places, tell=lambda text: click.echo(text, err=True))
 
 
 @contextmanager
 def client_here(context: click.Context) -> Iterator[Client]:
     """A client on the servers of this place, closed afterwards."""
-    client = Client(settings_here(places=context.find_root().obj or ()))
+    client = Client(settings_here(context))
     try:
         yield client
     finally:

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
+from redis.backoff import NoBackoff
 from redis.client import PubSub
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 MOVED = "drangue:moved:"
 APPROVALS = "drangue:approvals"
@@ -24,7 +26,8 @@ class Doorbell:
 
     def __init__(self, redis_url: str) -> None:
         self._redis = (
-            redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3, health_check_interval=10)
+            # No retries: a ring that fails is not worth a wait, and whoever listens looks by itself.
+            redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
             if redis_url
             else None
         )

@@ -81,7 +81,7 @@ def play() -> int:
         supervisor = Supervisor(
             env={**settings.to_env(), **_provider_env(console, stack)}, log_folder=folder / FOLDER / "logs"
         )
-        stack.callback(supervisor.stop, 5.0)
+        stack.callback(supervisor.stop)
         names = start_workers(supervisor, 2, 2)
         console.print(f"Postgres and Redis are up; starting worker processes {', '.join(names)} ...")
         wait_for_workers(settings, names, supervisor)

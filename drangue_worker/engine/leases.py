@@ -43,14 +43,15 @@ class Leases:
         """Keep a claim alive inside the block; `task` is cancelled if it is lost."""
         lease = Lease(ask, task)
         self._held[ask.token] = lease
-        if self._beat is None or self._beat.done():
+        if self._beat is None:
             self._beat = asyncio.get_running_loop().create_task(self._keep())
         try:
             yield lease
         finally:
             del self._held[ask.token]
-            if not self._held:
+            if not self._held and self._beat is not None:
                 self._beat.cancel()
+                self._beat = None  # the next claim starts another: a cancelled one is not done yet
 
     async def _keep(self) -> None:
         while self._held:

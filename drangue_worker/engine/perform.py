@@ -79,9 +79,11 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
     When cancelled, the step is given back at once and returned as opened, to be sent again.
     """
     ask = Ask(run_id, step, uuid.uuid4().hex, runtime.worker)
-    claimed = (await runtime.database(runtime.log.claim, [ask], runtime.settings.lease_s))[0]
+    claimed = (await runtime.uninterrupted(runtime.log.claim, [ask], runtime.settings.lease_s))[0]
     if claimed is None:
         return NOTHING
+    if _cancelled_from_outside():
+        return await _give_back(runtime, ask, _GiveBack(0.0, "drained"))
     with structlog.contextvars.bound_contextvars(run_id=run_id, step=step, attempt=claimed.attempt):
         work = asyncio.create_task(_Step(runtime, claimed).do())
         with runtime.leases.hold(ask, work) as lease:
@@ -91,26 +93,23 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
                 if lease.lost:
                     log.warning("claim_lost")
                     return NOTHING
-                work.cancel()
-                given_back = await asyncio.shield(runtime.database(runtime.log.release, [Release(ask)]))
-                log.info("step_given_back")
-                return Performed(tuple(ref for ref in given_back if ref))
+                return await _give_back(runtime, ask, _GiveBack(0.0, "drained"))
             if isinstance(outcome, _GiveBack):
                 return await _give_back(runtime, ask, outcome)
             return await _record(runtime, claimed, outcome)
 
 
 async def _give_back(runtime: Runtime, ask: Ask, outcome: _GiveBack) -> Performed:
-    log.info("step_retried", category=outcome.category, delay_s=round(outcome.delay_s, 3))
+    log.info("step_given_back", category=outcome.category, delay_s=round(outcome.delay_s, 3))
     release = Release(ask, outcome.delay_s, outcome.failed, outcome.category)
-    given_back = await runtime.database(runtime.log.release, [release])
+    given_back = await runtime.uninterrupted(runtime.log.release, [release])
     due = [ref for ref in given_back if ref] if outcome.delay_s <= 0 else []  # else the sweep sends it when it is due
     return Performed(tuple(due))
 
 
 async def _record(runtime: Runtime, claimed: Claimed, outcome: _Settle) -> Performed:
     failed = any(fact.type == "run_failed" for fact in outcome.facts)
-    moved, _ = await runtime.database(settle, runtime, claimed.ask, claimed.look, outcome.facts, park=failed)
+    moved, _ = await runtime.uninterrupted(settle, runtime, claimed.ask, claimed.look, outcome.facts, park=failed)
     if moved.verdict == "lost":
         log.warning("result_dropped")
         return NOTHING

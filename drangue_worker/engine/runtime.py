@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_never
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from drangue_client.errors import DatabaseUnavailable
@@ -57,7 +57,7 @@ class Runtime:
         """
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
-            stop=stop_never if self.patient else stop_after_attempt(1),
+            stop=lambda _: not self.patient,  # asked each time: a draining worker loses its patience
             wait=wait_random_exponential(multiplier=0.1, max=2),
             before_sleep=_say_waiting,
             reraise=True,
@@ -68,6 +68,19 @@ class Runtime:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
         return await attempts(once)
+
+    async def uninterrupted(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`database`, but a cancelled caller still waits for the answer: what was written is known to have been.
+
+        The cancellation is swallowed; `asyncio.current_task().cancelling()` tells of it.
+        """
+        work = asyncio.ensure_future(self.database(call, *args, **kwargs))
+        while True:
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                if work.cancelled():
+                    raise
 
     def close(self) -> None:
         """Let go of the threads; the log belongs to whoever made it."""

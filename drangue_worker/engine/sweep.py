@@ -82,20 +82,30 @@ class Sweeper:
             raise
 
 
-def sweep_until(stopped: Callable[[float], bool], sweeper: Sweeper, interval: Callable[[], float]) -> None:
+def sweep_until(
+    stopped: Callable[[float], bool], sweeper: Sweeper, interval: Callable[[], float], first: Callable[[], None]
+) -> None:
     """Sweep at intervals (seconds, asked anew each time) until `stopped(seconds)`, which waits, says so.
 
-    A database or a queue that is away is logged and tried again at the next interval; after a database error the sweep
-    first waits one lease, so that every worker that lives can renew before its steps are taken for dead.
+    `first` is called before each sweep. What is away is logged and tried again. When the database is back after an
+    error, one lease passes before the next sweep: every worker that lives renews first, so its steps are not taken for
+    dead.
     """
     wait = interval()
+    was_away = False
     while not stopped(wait):
         wait = interval()
         try:
+            first()
+            if was_away:
+                sweeper.log.agents()  # the first good answer
+                was_away = False
+                wait = sweeper.settings.lease_s
+                continue
             sweeper.sweep()
         except DatabaseUnavailable as error:
+            was_away = True
             log.warning("sweep_failed", error=str(error))
-            wait = sweeper.settings.lease_s
         except QueueUnavailable as error:
             log.warning("sweep_failed", error=str(error))
         except Exception:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from celery.concurrency import get_implementation
+from celery.signals import celeryd_init
 
 from drangue_client.settings import Settings
 from drangue_client.wire.queue import QUEUES, broker_settings, queue_named
+from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.steps import steps_for
 from drangue_worker.fleet.tasks import add_tasks
 from drangue_worker.fleet.worker import FleetRuntime
@@ -22,6 +25,14 @@ def make_app(settings: Settings, registry: Registry) -> Celery:
     add_tasks(app, fleet)
     for step in steps_for(fleet):
         app.steps["worker"].add(step)
+
+    def choose_concurrency(sender: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
+        """Threads that wait and processes that work want different numbers; `--concurrency` still wins."""
+        pool = get_implementation(options.get("pool") or conf.worker_pool)
+        on_threads = issubclass(pool, TaskPool)
+        conf.worker_concurrency = settings.model_concurrency if on_threads else settings.tool_concurrency
+
+    celeryd_init.connect(choose_concurrency, weak=False)
     return app
 
 
@@ -31,7 +42,6 @@ def worker_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
         **broker_settings(settings),
         "task_queues": [queue_named(name) for name in sorted({*QUEUES, *registry.queues})],
         "worker_pool": "drangue_worker.fleet.pool:TaskPool",
-        "worker_concurrency": settings.model_concurrency,
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,  # claims count the attempts, so it cannot go on for ever
         "task_retry_on_worker_lost": False,

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import threading
+import time
 from typing import Any
 
 from celery import bootsteps
@@ -26,6 +27,8 @@ from drangue_worker.observability.logs import get_logger
 from drangue_worker.registry import Registry
 
 log = get_logger("drangue.worker")
+
+REGISTER_S = 60.0
 
 
 def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
@@ -69,8 +72,10 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             self.stop(worker)
 
         def _serve(self, sweeper: Sweeper) -> None:
-            _register(fleet)
-            sweep_until(self._stop.wait, sweeper, lambda: fleet.settings.sweep_s * random.uniform(0.8, 1.2))
+            settings = fleet.settings
+            sweep_until(
+                self._stop.wait, sweeper, lambda: settings.sweep_s * random.uniform(0.8, 1.2), Registration(fleet).renew
+            )
 
     class Draining(bootsteps.StartStopStep):
         """Bounds how long a worker that was told to stop goes on with what it has begun."""
@@ -100,6 +105,7 @@ def _drain_soon(fleet: FleetRuntime, pool: Any) -> None:
 def _drain(fleet: FleetRuntime, pool: Any) -> None:
     """Make running steps give themselves back; where they run in child processes, end those and give back for them."""
     log.info("draining")
+    fleet.runtime().patient = False  # a database that is away must not keep a worker from ending
     if isinstance(pool, TaskPool):
         loop_thread().drain()
         return
@@ -115,11 +121,18 @@ def _drain(fleet: FleetRuntime, pool: Any) -> None:
         log.warning("give_back_failed", error=str(error))  # the leases lapse, and a sweep of another worker sends them
 
 
-def _register(fleet: FleetRuntime) -> None:
-    try:
-        fleet.log.register([blueprint.row() for blueprint in fleet.registry])
-    except (DatabaseUnavailable, QueueUnavailable) as error:
-        log.warning("registration_failed", error=str(error))
+class Registration:
+    """Says which agents this worker serves, at its start and every minute: submitters check names against it."""
+
+    def __init__(self, fleet: FleetRuntime) -> None:
+        self._fleet = fleet
+        self._due_at = 0.0
+
+    def renew(self) -> None:
+        """Register if it is time. Raises DatabaseUnavailable; then it stays due."""
+        if time.monotonic() >= self._due_at:
+            self._fleet.log.register([blueprint.row() for blueprint in self._fleet.registry])
+            self._due_at = time.monotonic() + REGISTER_S
 
 
 def async_queues(registry: Registry) -> set[str]:

@@ -200,8 +200,9 @@ def test_tools_of_one_decision_run_together_and_read_back_in_call_order() -> Non
     @tool
     async def wait_for_later_ones(n: int) -> str:
         """Returns when the call after it has been recorded: only possible if they run at once and record at once."""
-        while n < 4 and not [e for e in store.events("r") if e.type == "tool_result" and e.step == 2 + n + 1]:
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - a log announces nothing to the tools of its own run
+        later = {"type": "tool_result", "step": 2 + n + 1}
+        while n < 4 and not any(later.items() <= e.to_json().items() for e in store.events("r")):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # a log announces nothing to the tools of its own run
         return str(n)
 
     calls = tuple(("wait_for_later_ones", {"n": n}) for n in range(5))

@@ -66,6 +66,7 @@ class Fleet:
                 "PYTHONPATH": str(ROOT),
             },
             log_folder=folder,
+            grace_s=self.settings.drain_grace_s,
         )
         self.client = Client(self.settings)
         self.sender = Sender(self.settings)
@@ -76,7 +77,7 @@ class Fleet:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.supervisor.stop(self.settings.drain_grace_s)
+        self.supervisor.stop()
         self.client.close()
         self.provider.stop()
 
