@@ -202,6 +202,6 @@ def record_verdict(
 def _choose(log: Log, look: Look, call_id: str | None) -> dict[str, Any]:
     waiting = pending_requests(look.run, log.events(look.row.run_id)) if look.run.pending else []
     for request in waiting:
-        if call_id in (None, request["call_id"], str(request["step"])):
+        if call_id in (None, request["call_id"]):
             return request
     raise NotPendingError(look.row.run_id, call_id, [request["call_id"] for request in waiting])
