@@ -20,17 +20,35 @@ def addresses() -> Iterator[Any]:
     """Servers for the whole run: those that DRANGUE_DATABASE_URL and DRANGUE_REDIS_URL name, else embedded ones."""
     from drangue_client.stackfile import Addresses
     from drangue_client.store.migrate import migrate
-    from drangue_worker.embedded import Servers
 
     given = os.environ.get("DRANGUE_DATABASE_URL"), os.environ.get("DRANGUE_REDIS_URL")
     if given[0] and given[1]:
         migrate(given[0])
         yield Addresses(given[0], given[1])
         return
-    with Servers(ROOT / ".drangue" / "test") as servers:
+    servers = _free_servers()
+    try:
         started = servers.start()
         migrate(started.database_url)
         yield started
+    finally:
+        servers.stop()
+
+
+def _free_servers() -> Any:
+    """Servers that no other run of the suite in this checkout is using."""
+    from drangue_worker.embedded import EmbeddedError, Servers
+
+    for number in range(1, 10):
+        servers = Servers(ROOT / ".drangue" / f"test-{number}")
+        try:
+            servers.start()
+        except EmbeddedError as error:
+            if "already running" not in str(error):
+                raise
+        else:
+            return servers
+    raise RuntimeError("nine runs of the suite are under way in this checkout; end one")
 
 
 @pytest.fixture
