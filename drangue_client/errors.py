@@ -9,10 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class DrangueError(Exception):
-    """Root of the family."""
+    """Root of the family. An error survives pickling with its ids, so a pool may hand it to another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[DrangueError], args: tuple[Any, ...], attributes: dict[str, Any]) -> DrangueError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class SettingsError(DrangueError):

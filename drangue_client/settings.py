@@ -56,20 +56,28 @@ def _one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:  # its text quotes the address, and that holds a password
+        return ""
+
+
 def _database_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+    if _scheme(value) not in {"postgresql", "postgres", "postgresql+psycopg"}:
         raise ValueError("must be a Postgres URL such as postgresql://user:password@host:5432/name")
     return value
 
 
 def _redis_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"redis", "rediss", "redis+socket"}:
+    if _scheme(value) not in {"redis", "rediss", "redis+socket"}:
         raise ValueError("must be a Redis URL such as redis://:password@host:6379/0")
     return value
 
 
 def _setting(parse: Callable[[str], Any], default: Any, about: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "about": about})
+    secret = parse in (_database_url, _redis_url)
+    return field(default=default, repr=not secret, metadata={"parse": parse, "about": about})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class Settings:
     log_format: str = _setting(_one_of("json", "console"), "json", "shape of a log line")
 
     def __post_init__(self) -> None:
-        if self.lease_s < 3 * self.sweep_s:
+        if self.lease_s < 3 * self.sweep_s * (1 - 1e-9):  # three times 0.1 is a little more than 0.3
             raise SettingsError(
                 f"DRANGUE_LEASE_S ({self.lease_s:g}) must be at least three times DRANGUE_SWEEP_S ({self.sweep_s:g}), "
                 "else a healthy step is taken for a dead one. Raise the one or lower the other."

@@ -25,8 +25,8 @@ class Registry:
             self.add(blueprint)
 
     def add(self, blueprint: Blueprint) -> None:
-        """Serve one more agent. SettingsError if its name is taken by another one."""
-        if blueprint.name in self._by_name:
+        """Serve one more agent, once however often it is added. SettingsError if another one has its name."""
+        if self._by_name.get(blueprint.name, blueprint) != blueprint:
             raise SettingsError(
                 f"two agents are named {blueprint.name!r}. Give one a name of its own: Agent(..., name='...')."
             )
@@ -68,6 +68,8 @@ class OneAgent(Registry):
 
 def _found_at(place: str) -> list[Blueprint]:
     module_name, _, attribute = place.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise SettingsError(f"DRANGUE_AGENTS names {place!r}, which is no module. Write pkg.module or pkg.module:name.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -93,9 +95,7 @@ def _found_at(place: str) -> list[Blueprint]:
 
 
 def _blueprint(value: Any, name: str) -> Blueprint | None:
-    if isinstance(value, Blueprint):
-        return value
-    blueprint = getattr(value, "blueprint", None)
+    blueprint = value if isinstance(value, Blueprint) else getattr(value, "blueprint", None)
     if not isinstance(blueprint, Blueprint):
         return None
     return blueprint if blueprint.name else blueprint.named(name)

@@ -29,7 +29,7 @@ from drangue_worker.rules.commands import (
     Refuse,
 )
 from drangue_worker.rules.decide import decide
-from drangue_worker.tools.invoke import failure, shadow
+from drangue_worker.tools.invoke import failure, shadow, unreadable
 
 log = get_logger("drangue.coordinate")
 
@@ -54,8 +54,12 @@ def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
     run = look.run
     written: list[Fact] = []
 
+    recorded: list[Sequence[Event]] = []  # asked for once, however many facts need it
+
     def known() -> list[Event]:
-        return [*evidence(), *(fact.at(0) for fact in written)]
+        if not recorded:
+            recorded.append(evidence())
+        return [*recorded[0], *(fact.at(0) for fact in written)]
 
     for fact in facts:
         run = fold([fact.at(run.seq + 1)], onto=run)
@@ -189,15 +193,19 @@ def _open(command: CallModel | CallTool, executor: Executor) -> Open:
 
 def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
     match command:
-        case AskApproval(step, name):
-            return approval_request(step, name, evidence())
-        case Propose(step, name):
-            _, call = _call(evidence(), step)
+        case AskApproval(step, name) | Propose(step, name):
+            events = evidence()
+            _, call = _call(events, step)
+            problem = unreadable(call["arguments"])
+            if problem:  # refused whatever a person would say, so nobody is asked
+                return tool_result(step, name, call["id"], failure(name, "invalid_arguments", problem))
+            if isinstance(command, AskApproval):
+                return approval_request(step, name, events)
             return tool_result(step, name, call["id"], shadow(name, call["arguments"]))
         case Deny(step, name):
             events = evidence()
             _, call = _call(events, step)
-            denial = next(e for e in reversed(events) if e.step == step and e.type.startswith("approval_"))
+            denial = next(e for e in events if e.step == step and e.type in ("approval_denied", "approval_expired"))
             reason = denial.payload.get("reason") or "a person refused this call"
             return tool_result(step, name, call["id"], failure(name, "denied", reason))
         case Refuse(step, name, category, message):

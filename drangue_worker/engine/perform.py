@@ -8,10 +8,11 @@ worker that dies in here leaves a claim that lapses.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,12 +259,12 @@ class _Step:
 
 def _decision(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
     """The payload of a model's answer. Every call gets an id of its own: a missing or repeated one is replaced."""
+    given = [str(call.id or "") for call in response.tool_calls]
     seen: set[str] = set()
     calls = []
-    for own_step, call in enumerate(response.tool_calls, start=step + 1):
-        call_id = str(call.id or "")
+    for own_step, (call_id, call) in enumerate(zip(given, response.tool_calls, strict=True), start=step + 1):
         if not call_id or call_id in seen:
-            call_id = f"call_{own_step}"
+            call_id = next(own for own in _own_ids(own_step) if own not in seen and own not in given)
         seen.add(call_id)
         calls.append({"id": call_id, "name": str(call.name), "arguments": call.arguments})
     payload: dict[str, Any] = {
@@ -278,6 +279,11 @@ def _decision(response: ModelResponse, model: str | None, step: int) -> dict[str
         payload["thinking_blocks"] = response.thinking_blocks
     result: dict[str, Any] = normalise(payload)
     return result
+
+
+def _own_ids(step: int) -> Iterator[str]:
+    yield f"call_{step}"
+    yield from (f"call_{step}_{number}" for number in itertools.count(2))
 
 
 def _cancelled_from_outside() -> bool:

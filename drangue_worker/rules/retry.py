@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from drangue_client.errors import RateLimitError
 
 MODEL_BACKOFF_S = 0.5
@@ -15,7 +17,7 @@ def delay_s(error: BaseException, failures: int, base_s: float, cap_s: float, ch
     certain and half is spread by `chance` in [0, 1), so that callers that failed together do not return together
     ("equal jitter", Brooker, Exponential Backoff And Jitter, 2015).
     """
-    if isinstance(error, RateLimitError) and error.retry_after is not None:
+    if isinstance(error, RateLimitError) and error.retry_after is not None and math.isfinite(error.retry_after):
         return max(0.0, error.retry_after)
     if base_s <= 0:
         return 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -57,19 +58,27 @@ def unknown_outcome(tool: str) -> str:
     )
 
 
+def unreadable(arguments: Mapping[str, Any]) -> str | None:
+    """Why the arguments of a call cannot be read at all, or None."""
+    if set(arguments) == {RAW_ARGUMENTS}:
+        return f"the arguments are not a JSON object: {str(arguments[RAW_ARGUMENTS])[:500]!r}"
+    return None
+
+
 def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as the function wants them. ValidationError for what the model must correct."""
-    if set(arguments) == {RAW_ARGUMENTS}:
-        raise ValidationError(f"the arguments are not a JSON object: {str(arguments[RAW_ARGUMENTS])[:500]!r}")
+    problem = unreadable(arguments)
+    if problem:
+        raise ValidationError(problem)
     return dict(arguments) if tool.signature is None else tool.signature.check(arguments)
 
 
 async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str) -> str:
     """Call the tool once with checked arguments, within its timeout; returns the content of its result.
 
-    Raises what the tool raises, TimeoutError when its time is over, ToolError in place of a SystemExit: a tool must not
-    end the process it runs in. A synchronous tool runs in a thread: when its time is over it is no longer waited for,
-    but only the end of its process really stops it.
+    Raises what the tool raises, TimeoutError when its time is over, ToolError in place of a SystemExit and its like: a
+    tool must not end the process it runs in. A synchronous tool runs in a thread: when its time is over it is no longer
+    waited for, but only the end of its process really stops it.
     """
     keywords = dict(arguments)
     if tool.wants_idempotency_key:
@@ -77,17 +86,28 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
     try:
         async with asyncio.timeout(tool.policy.timeout):
             if tool.is_async:
-                result = await tool.func(**keywords)
+                result = tool.func(**keywords)
             else:
                 result = await _in_thread(functools.partial(tool.func, **keywords))
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise ToolError(f"the tool raised {type(error).__name__}: {error}") from error
+            if inspect.isawaitable(result):
+                result = await result
+        return serialise(result)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         raise ToolError("the tool cancelled itself") from error
-    return serialise(result)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _contained(error) from error
+
+
+def _contained(error: BaseException) -> ToolError:
+    """An exception that would end more than the call, as one that ends the call."""
+    if isinstance(error, asyncio.CancelledError):
+        return ToolError("the tool cancelled itself")
+    return ToolError(f"the tool raised {type(error).__name__}: {error}")
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
@@ -103,10 +123,12 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
     def work() -> None:
         try:
             outcome: tuple[Any, BaseException | None] = (context.run(function), None)
-        except (SystemExit, KeyboardInterrupt, StopIteration) as error:  # none of these may enter an event loop
-            outcome = (None, ToolError(f"the tool raised {type(error).__name__}: {error}"))
-        except BaseException as error:
+        except StopIteration as error:  # a future cannot carry it
+            outcome = (None, _contained(error))
+        except Exception as error:
             outcome = (None, error)
+        except BaseException as error:
+            outcome = (None, _contained(error))
         if not loop.is_closed():
             loop.call_soon_threadsafe(finish, *outcome)
 

@@ -6,20 +6,22 @@ both describes and validates, so the model is never promised what the call refus
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 from pydantic import ValidationError as PydanticError
-from pydantic.errors import PydanticInvalidForJsonSchema
 
 from drangue_client.errors import ValidationError
+from drangue_client.events import normalise
 
 IDEMPOTENCY_KEY = "idempotency_key"
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -49,6 +51,8 @@ class Signature:
                     values[name] = adapter.validate_python(arguments[name])
                 except PydanticError as error:
                     problems += [_problem(name, detail) for detail in error.errors(include_url=False)]
+                except Exception as error:  # a validator of the author's own may raise anything
+                    problems.append(f"{name}: {error or type(error).__name__}")
         if problems:
             raise ValidationError("; ".join(problems))
         return values
@@ -66,7 +70,7 @@ def signature_of(function: Callable[..., Any], tool: str) -> Signature:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise TypeError(f"tool {tool!r}: parameter {parameter.name!r} is positional-only; a model names arguments.")
     try:
-        hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+        hints = typing.get_type_hints(inspect.unwrap(function_behind(function)), include_extras=True)
     except (NameError, TypeError) as error:
         raise TypeError(
             f"tool {tool!r}: its annotations cannot be read ({error}). Define the types at module level, or pass "
@@ -75,47 +79,83 @@ def signature_of(function: Callable[..., Any], tool: str) -> Signature:
     described = [parameter for parameter in parameters if parameter.name != IDEMPOTENCY_KEY]
     adapters: dict[str, TypeAdapter[Any]] = {}
     properties: dict[str, Any] = {}
-    about = _described_arguments(inspect.getdoc(function) or "")
+    shared: dict[str, Any] = {}
+    about = _described_arguments(inspect.getdoc(function_behind(function)) or "")
     for parameter in described:
         annotation = hints.get(parameter.name, str)
         try:
-            adapters[parameter.name] = TypeAdapter(annotation)
-            schema = _schema(annotation)
-        except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
+            adapter = adapters[parameter.name] = TypeAdapter(_taking_values(annotation))
+            schema = _schema(annotation, shared)
+            json.dumps([schema, shared], allow_nan=False)
+        except Exception as error:  # pydantic refuses in many ways
             raise TypeError(
                 f"tool {tool!r}: parameter {parameter.name!r} is annotated {annotation!r}, which no JSON can stand "
                 "for. Annotate it with a type that pydantic can validate."
             ) from error
-        default = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
-        if default is None or isinstance(default, str | int | float | bool):
-            schema = {**schema, "default": default}
+        schema |= _default(parameter.default, adapter)
         if parameter.name in about:
-            schema = {**schema, "description": about[parameter.name]}
+            schema["description"] = about[parameter.name]
         properties[parameter.name] = schema
     required = [parameter.name for parameter in described if parameter.default is parameter.empty]
     root: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
     if required:
         root["required"] = required
+    if shared:
+        root["$defs"] = shared
     return Signature(root, adapters, frozenset(required), len(described) < len(parameters))
 
 
-def _schema(annotation: Any) -> dict[str, Any]:
+def function_behind(function: Callable[..., Any]) -> Any:
+    """The function that carries the name, the annotations and the docstring of a callable: that of a partial, or the
+    `__call__` of an object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+
+
+def _default(default: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
+    """What the schema says of a default: nothing, unless JSON can show it and the call would take it."""
+    value = default.value if isinstance(default, Enum) else default
+    if not (value is None or isinstance(value, str | int | float | bool)) or value != normalise(value):
+        return {}
+    try:
+        adapter.validate_python(value)
+    except PydanticError:
+        return {}
+    return {"default": value}
+
+
+def _taking_values(annotation: Any) -> Any:
+    """A Literal of Enum members is offered by value, so it must take the values."""
+    if get_origin(annotation) is not Literal:
+        return annotation
+    members = {item.value: item for item in get_args(annotation) if isinstance(item, Enum)}
+    return Annotated[annotation, BeforeValidator(lambda value: members.get(value, value))] if members else annotation
+
+
+def _schema(annotation: Any, shared: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one annotation; definitions it refers to are added to `shared`, which stands at the root."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation in _PLAIN:
-        return {"type": _PLAIN[annotation]}
+    plain = next((name for kind, name in _PLAIN.items() if annotation is kind), None)
+    if plain:
+        return {"type": plain}
     if origin is list and len(arguments) == 1:
-        return {"type": "array", "items": _schema(arguments[0])}
+        return {"type": "array", "items": _schema(arguments[0], shared)}
     if origin is Literal:
         return {"enum": [item.value if isinstance(item, Enum) else item for item in arguments]}
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return {"enum": [member.value for member in annotation]}
     if origin in (Union, types.UnionType):
-        members = [_schema(argument) for argument in arguments]
+        members = [_schema(argument, shared) for argument in arguments]
         if all(set(member) == {"type"} and isinstance(member["type"], str) for member in members):
             names = list(dict.fromkeys(member["type"] for member in members))
             return {"type": names[0] if len(names) == 1 else names}
         return {"anyOf": members}
-    return TypeAdapter(annotation).json_schema()
+    schema = TypeAdapter(annotation).json_schema()
+    for name, definition in schema.pop("$defs", {}).items():
+        if shared.setdefault(name, definition) != definition:
+            raise TypeError(f"two different types are named {name!r}")
+    return schema
 
 
 def _problem(name: str, detail: Any) -> str:

@@ -11,7 +11,7 @@ from drangue_client.errors import RateLimitError, TransientError
 from drangue_client.terms import ToolTerms
 from drangue_client.wire.queue import ASYNC_TOOL_QUEUE, TOOL_QUEUE
 from drangue_worker.rules.retry import MAX_BACKOFF_S
-from drangue_worker.tools.schema import Signature, signature_of
+from drangue_worker.tools.schema import Signature, function_behind, signature_of
 
 DEFAULT_RETRY_ON: tuple[type[BaseException], ...] = (TransientError, RateLimitError)
 
@@ -32,6 +32,9 @@ class ToolPolicy:
             raise ValueError(f"timeout is {self.timeout!r}; it must be a positive number of seconds, or None.")
         if not isinstance(self.retries, int) or self.retries < 0:
             raise ValueError(f"retries is {self.retries!r}; it must be a whole number of at least 0.")
+        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (None,)
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise TypeError(f"retry_on is {self.retry_on!r}; it must be a tuple of exception classes.")
         for name in ("backoff", "max_backoff"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0 seconds.")
@@ -62,8 +65,7 @@ class Tool:
     @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function (or an object whose `__call__` is)."""
-        function = self.func if inspect.isroutine(self.func) else type(self.func).__call__
-        return inspect.iscoroutinefunction(function)
+        return inspect.iscoroutinefunction(function_behind(self.func))
 
     @property
     def served_from(self) -> str:
@@ -127,11 +129,12 @@ def tool(
     def make(function: Callable[..., Any]) -> Tool:
         if not callable(function):
             raise TypeError(f"tool is applied to {function!r}, which cannot be called. Decorate a function.")
-        own_name = str(name or getattr(function, "__name__", type(function).__name__))
+        behind = function_behind(function)
+        own_name = name or (type(function).__name__ if behind.__name__ == "__call__" else behind.__name__)
         signature = signature_of(function, own_name)
         return Tool(
             name=own_name,
-            description=(inspect.getdoc(function) or "") if description is None else description,
+            description=_about(function) if description is None else description,
             parameters=signature.schema,
             func=function,
             wants_idempotency_key=signature.wants_idempotency_key,
@@ -143,6 +146,10 @@ def tool(
         )
 
     return make if function is None else make(function)
+
+
+def _about(function: Callable[..., Any]) -> str:
+    return inspect.getdoc(function_behind(function)) or ""
 
 
 def as_tool(item: Any) -> Tool:
