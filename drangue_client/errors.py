@@ -7,9 +7,14 @@ import them without importing an engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from email.utils import parsedate_to_datetime
 from typing import Any
+
+LONGEST_WAIT_S = 366 * 86400.0  # what asks for more than a year is taken as a year: a row must hold the date
 
 
 class DrangueError(Exception):
@@ -152,10 +157,16 @@ class TransientError(ToolError):
 
 
 class RateLimitError(TransientError):
-    """The other side asks to wait. `retry_after` is in seconds, or None."""
+    """The other side asks to wait.
 
-    def __init__(self, message: str = "rate limited", *, retry_after: float | None = None) -> None:
-        self.retry_after = retry_after
+    `retry_after` may be given as a Retry-After header has it (a number of seconds or an HTTP date) or as a datetime,
+    UTC if it names no zone. The attribute holds seconds from now, never negative, or None for what names no time.
+    """
+
+    retry_after: float | None
+
+    def __init__(self, message: str = "rate limited", *, retry_after: float | str | datetime | None = None) -> None:
+        self.retry_after = _seconds_from_now(retry_after)
         super().__init__(message)
 
 
@@ -169,3 +180,17 @@ class AuthError(ToolError):
 
 class ValidationError(ToolError):
     """The arguments or the result are not acceptable."""
+
+
+def _seconds_from_now(wanted: Any) -> float | None:
+    """Seconds to wait, from whatever a server sent. It runs while another failure is handled, so it must not raise."""
+    try:
+        seconds = float(wanted)
+    except (TypeError, ValueError, OverflowError):
+        try:
+            moment = wanted if isinstance(wanted, datetime) else parsedate_to_datetime(wanted)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            seconds = (moment - datetime.now(UTC)).total_seconds()
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            return None
+    return min(max(0.0, seconds), LONGEST_WAIT_S) if math.isfinite(seconds) else None

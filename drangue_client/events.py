@@ -79,6 +79,10 @@ class Fact:
     ts: float | None = None
     duration_ms: float | None = None
 
+    def __post_init__(self) -> None:
+        # Before it is folded, compared or written: what is decided from is what will be read back.
+        object.__setattr__(self, "payload", normalise(self.payload))
+
     def at(self, seq: int) -> Event:
         """This fact at its place in a log."""
         return Event(seq, self.type, self.payload, self.ts, self.duration_ms, self.step)

@@ -3,7 +3,7 @@
 A conversation is a list of messages, each one of
 
     {"role": "user", "content": str}
-    {"role": "assistant", "content": str, "tool_calls"?: [{"id", "name", "arguments"}]}
+    {"role": "assistant", "content": str, "tool_calls"?: [{"id", "name", "arguments"}], "thinking_blocks"?: [dict]}
     {"role": "tool", "call_id": str, "name": str, "content": str}
 
 and is folded from a log, never kept beside it. Results stand in the order of the calls they answer, whatever order
@@ -32,7 +32,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ModelResponse:
-    """What one model call gave: `usage` counts tokens (`input_tokens`, `output_tokens`, ...) that never overlap."""
+    """What one model call gave: `usage` counts tokens (`input_tokens`, `output_tokens`, ...) that never overlap.
+
+    `model` is who answered, where that is not the model that was asked (a fallback); None otherwise.
+    """
 
     text: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
@@ -40,6 +43,7 @@ class ModelResponse:
     reasoning: str | None = None
     stop_reason: str | None = None
     thinking_blocks: list[dict[str, Any]] = field(default_factory=list)
+    model: str | None = None
 
 
 def conversation(events: Iterable[Event]) -> list[Message]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sqlalchemy import URL, make_url
+
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import Log as Store
 
@@ -19,16 +21,16 @@ class SQLiteStore(SqlLog):
     """A log in one file, shared by the processes of one machine."""
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(f"sqlite:///{path}")
+        super().__init__(URL.create("sqlite", database=str(path)))
 
 
 class PostgresStore(SqlLog):
     """A log in Postgres; its tables are made by `drangue migrate`."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
-        if not self.db.postgres:
+        if make_url(url).get_backend_name() not in ("postgresql", "postgres"):
             raise ValueError("url is not a Postgres URL; use SQLiteStore(path) for a file.")
+        super().__init__(url)
 
 
 __all__ = ["InMemoryStore", "PostgresStore", "SQLiteStore", "Store"]

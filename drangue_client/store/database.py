@@ -13,14 +13,17 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import StaticPool
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from drangue_client.errors import DatabaseUnavailable
 
 T = TypeVar("T")
+
+SQLITE_BUSY_S = 5.0
 
 POSTGRES_CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 5,
@@ -36,7 +39,7 @@ POSTGRES_CONNECT_ARGS: dict[str, Any] = {
 class Database:
     """Where the tables are. `url` is a Postgres URL or `sqlite://` (memory) or `sqlite:///path`."""
 
-    def __init__(self, url: str, pool_size: int = 5) -> None:
+    def __init__(self, url: str | URL, pool_size: int = 5) -> None:
         self.url = make_url(url)
         if self.url.drivername in ("postgres", "postgresql"):
             self.url = self.url.set(drivername="postgresql+psycopg")
@@ -63,7 +66,9 @@ class Database:
                 return self._once(work, durable)
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(self._unreachable(error)) from error
-        except ProgrammingError as error:
+        except DatabaseError as error:
+            if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
+                raise DatabaseUnavailable(self._unreachable(error)) from error
             if getattr(error.orig, "sqlstate", "") == "42P01":  # undefined_table
                 raise DatabaseUnavailable(
                     f"the database at {self.where} holds no drangue tables. Run `drangue migrate` once."
@@ -101,18 +106,28 @@ class Database:
     def _make_postgres(self, durable: bool) -> Engine:
         arguments = dict(POSTGRES_CONNECT_ARGS)
         if not durable:
-            arguments["options"] = "-c synchronous_commit=off"
+            own = self.url.query.get("options", "")
+            arguments["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c synchronous_commit=off".strip()
         return create_engine(
             self.url, connect_args=arguments, pool_size=self._pool_size, max_overflow=self._pool_size, pool_timeout=30
         )
 
     def _make_sqlite(self) -> Engine:
-        engine = create_engine(self.url, poolclass=StaticPool, connect_args={"check_same_thread": False, "timeout": 5})
+        engine = create_engine(
+            self.url, poolclass=StaticPool, connect_args={"check_same_thread": False, "timeout": SQLITE_BUSY_S}
+        )
 
         @event.listens_for(engine, "connect")
         def _connected(connection: sqlite3.Connection, _record: Any) -> None:
             connection.isolation_level = None  # the driver's own BEGIN comes too late to take the write lock
-            connection.execute("PRAGMA journal_mode=WAL")
+            for attempt in Retrying(
+                retry=retry_if_exception_type(sqlite3.OperationalError),  # changing the mode does not wait its turn
+                stop=stop_after_delay(SQLITE_BUSY_S),
+                wait=wait_random(0, 0.02),
+                reraise=True,
+            ):
+                with attempt:
+                    connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
 
         @event.listens_for(engine, "begin")

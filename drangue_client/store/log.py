@@ -6,14 +6,29 @@ for each other. Every check of a move comes before its first write, so a refused
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, and_, case, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    RowMapping,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
 
-from drangue_client.errors import UnknownRunError
+from drangue_client.errors import ConflictError, UnknownRunError
 from drangue_client.events import FORMAT, Event, Fact, lift, normalise
 from drangue_client.run import Run, fold, knows
 from drangue_client.store.database import Database
@@ -31,8 +46,11 @@ from drangue_client.store.port import (
     RunRow,
     StepRef,
 )
-from drangue_client.store.sweeping import Sweeping, step_ref
+from drangue_client.store.sweeping import Sweeping, run_row, step_ref
 from drangue_client.store.tables import agents, events, metadata, now, runs, steps
+
+T = TypeVar("T")
+Item = TypeVar("Item", NewRun, Move)
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -40,7 +58,7 @@ ENDED = ("completed", "failed", "cancelled")
 class SqlLog(Sweeping):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
-    def __init__(self, url: str, pool_size: int = 5) -> None:
+    def __init__(self, url: str | URL, pool_size: int = 5) -> None:
         self.db = Database(url, pool_size)
         if not self.db.postgres:
             self.db.run(metadata.create_all)
@@ -55,7 +73,7 @@ class SqlLog(Sweeping):
     # Runs and their logs
 
     def submit(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
-        return self.db.run(lambda c: [_submit(c, run) for run in new])
+        return self.db.run(lambda c: _in_order(new, lambda run: _submit(c, run)))
 
     def look(self, run_id: str) -> Look:
         def work(c: Connection) -> Look:
@@ -77,7 +95,7 @@ class SqlLog(Sweeping):
 
     def count_runs(self) -> dict[str, int]:
         query = select(runs.c.status, func.count()).group_by(runs.c.status)
-        return self.db.run(lambda c: dict(c.execute(query).tuples().all()))
+        return self.db.run(lambda c: {row[0]: row[1] for row in c.execute(query)})
 
     # Steps
 
@@ -86,12 +104,12 @@ class SqlLog(Sweeping):
 
     def begin(self, ask: Ask, fact: Fact) -> bool:
         def work(c: Connection) -> bool:
-            head: int = c.execute(_locked(ask.run_id)).scalar_one()
+            head = c.execute(_locked(ask.run_id)).scalar()
             ours = c.execute(select(steps.c.step).where(*_held(ask)).with_for_update()).first()
             began = select(events.c.seq).where(
                 events.c.run_id == ask.run_id, events.c.step == ask.step, events.c.type == "step_started"
             )
-            if ours is None or c.execute(began.limit(1)).first() is not None:
+            if head is None or ours is None or c.execute(began.limit(1)).first() is not None:
                 return False
             _append(c, ask.run_id, head, [fact])
             c.execute(update(runs).where(runs.c.run_id == ask.run_id).values(head_seq=head + 1, updated_at=now()))
@@ -142,7 +160,7 @@ class SqlLog(Sweeping):
         return self.db.run(lambda c: [step_ref(row) for row in c.execute(given_back).mappings()], durable=False)
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
-        return self.db.run(lambda c: [_settle(c, move) for move in moves])
+        return self.db.run(lambda c: _in_order(moves, lambda move: _settle(c, move)))
 
     def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
         live = and_(steps.c.claim.is_not(None), steps.c.lease_until > now())
@@ -189,9 +207,10 @@ class SqlLog(Sweeping):
         return self._queues(patience_s, limit)
 
 
-def run_row(row: RowMapping) -> RunRow:
-    """A row of `runs` as a value."""
-    return RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__})
+def _in_order(items: Sequence[Item], work: Callable[[Item], T]) -> list[T]:
+    """Do `work` on items ordered by run, so that two batches never wait for each other; answers in the items' order."""
+    done = {index: work(items[index]) for index in sorted(range(len(items)), key=lambda index: items[index].run_id)}
+    return [done[index] for index in range(len(items))]
 
 
 def _unclaimed(delay_s: float) -> dict[str, Any]:
@@ -223,7 +242,7 @@ def _submit(c: Connection, run: NewRun) -> tuple[RunRow, bool]:
             status="queued",
             executor=run.executor,
             priority=run.priority,
-            labels=dict(run.labels),
+            labels=normalise(run.labels),
             input=normalise(run.input),
             overrides={},
             head_seq=-1,
@@ -283,14 +302,17 @@ def _append(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -> Non
             "type": fact.type,
             "step": fact.step,
             "format": FORMAT,
-            "payload": normalise(fact.payload),
+            "payload": fact.payload,
             "ts": now() if fact.ts is None else fact.ts,
             "duration_ms": fact.duration_ms,
             "recorded_at": now(),
         }
         for seq, fact in enumerate(facts, start=head + 1)
     ]
-    c.execute(insert(events).values(rows))
+    try:
+        c.execute(insert(events).values(rows))
+    except IntegrityError as error:
+        raise ConflictError(run_id, head + 1) from error
 
 
 def _claim(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
@@ -358,24 +380,29 @@ def _settle(c: Connection, move: Move) -> Moved:
         return Moved("lost")
     _append(c, move.run_id, move.head, move.facts)
     opened = _open(c, row, move.opens, reopen=move.reopen)
+    c.execute(update(runs).where(runs.c.run_id == move.run_id).values(_projections(row, move)))
+    return Moved("ok", opened=tuple(opened))
+
+
+def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
+    """What the run's row says after a move, all of it derivable from the log."""
     run = move.run
-    started = next((fact for fact in move.facts if fact.type == "run_started"), None)
-    failed = next((fact for fact in move.facts if fact.type == "run_failed"), None)
     values: dict[str, Any] = {
         "head_seq": move.head + len(move.facts),
-        "state": run.to_snapshot(),
-        "state_seq": run.seq,
         "status": run.status,
-        "wake_at": None if move.wake_in_s is None else now(move.wake_in_s),
+        "wake_at": None if move.wake_in_s is None or run.ended else now(move.wake_in_s),
         "updated_at": now(),
-        "finished_at": func.coalesce(runs.c.finished_at, now()) if run.ended else None,
     }
-    if started:
-        values["terms"] = started.payload["config"]
-    if failed or row["error"]:
-        values["error"] = failed.payload["error"] if failed and run.ended == "failed" else None
-    c.execute(update(runs).where(runs.c.run_id == move.run_id).values(values))
-    return Moved("ok", opened=tuple(opened))
+    if row["state"] is None or knows(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
+        values |= {"state": run.to_snapshot(), "state_seq": run.seq}
+    if not run.ended:
+        values |= {"finished_at": None, "error": None}
+    for fact in move.facts:
+        if fact.type == "run_started":
+            values["terms"] = fact.payload["config"]
+        elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
+            values |= {"finished_at": now(), "error": fact.payload.get("error")}
+    return values
 
 
 def _give_up_claim(c: Connection, claim: Ask, *, park: bool) -> bool:

@@ -19,6 +19,11 @@ OPEN = ("queued", "running", "paused")
 DOUBLINGS = 6  # patience with a step nobody claims grows up to 64 times
 
 
+def run_row(row: RowMapping) -> RunRow:
+    """A row of `runs` as a value."""
+    return RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__})
+
+
 def step_ref(row: RowMapping) -> StepRef:
     """A row of `steps` as a message knows it."""
     return StepRef(row["run_id"], row["step"], row["kind"], row["queue"], row["priority"], row["attempt"], row["sends"])
@@ -32,16 +37,22 @@ class Sweeping:
     def wake(self, patience_s: float, limit: int = 100) -> list[RunRow]:
         due = (
             select(runs.c.run_id)
-            .where(runs.c.wake_at <= now(), runs.c.executor == "celery")
+            .where(runs.c.wake_at <= now(), runs.c.executor == "celery", runs.c.status.in_(OPEN))
             .order_by(runs.c.wake_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        moved = update(runs).where(runs.c.run_id.in_(due)).values(wake_at=now(patience_s)).returning(*runs.c)
+
+        once = due.cte("due").prefix_with("MATERIALIZED")  # a plain subquery might be run again for every row
+        moved = (
+            update(runs)
+            .where(runs.c.run_id.in_(select(once.c.run_id)))
+            .values(wake_at=now(patience_s))
+            .returning(*runs.c)
+        )
 
         def work(c: Connection) -> list[RunRow]:
-            rows = c.execute(moved).mappings().all()
-            return [RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__}) for row in rows]
+            return [run_row(row) for row in c.execute(moved).mappings()]
 
         return self.db.run(work, durable=False)
 
@@ -65,13 +76,15 @@ class Sweeping:
 
     def _queues(self, patience_s: float, limit: int) -> list[QueueState]:
         waiting = and_(steps.c.claim.is_(None), steps.c.available_at <= now(), steps.c.sent_at >= steps.c.available_at)
-        doubtful = (
-            select(steps)
+        place = func.row_number().over(partition_by=steps.c.queue, order_by=steps.c.sent_at).label("place")
+        ranked = (
+            select(steps, place)
             .join(runs, runs.c.run_id == steps.c.run_id)
             .where(waiting, _doubted(patience_s), steps.c.queue.is_not(None), runs.c.status.in_(OPEN))
-            .order_by(steps.c.sent_at)
-            .limit(limit)
+            .subquery()
         )
+        # The oldest of each queue: one queue's backlog must not hide another's lost step.
+        doubtful = select(ranked).where(ranked.c.place <= limit).order_by(ranked.c.sent_at)
         unclaimed = (
             select(steps.c.queue, func.count())
             .join(runs, runs.c.run_id == steps.c.run_id)
@@ -83,7 +96,7 @@ class Sweeping:
             found = [step_ref(row) for row in c.execute(doubtful).mappings()]
             if not found:  # the healthy case costs one statement
                 return []
-            counts: dict[Any, int] = dict(c.execute(unclaimed).tuples().all())
+            counts: dict[Any, int] = {row[0]: row[1] for row in c.execute(unclaimed)}
             by_queue: dict[str, list[StepRef]] = {}
             for ref in found:
                 assert ref.queue is not None
@@ -97,10 +110,10 @@ class Sweeping:
         self.db.run(lambda c: _mark(c, keys, sent_at=now(), sends=steps.c.sends + 1), durable=False)
 
     def mark_unsent(self, refs: Sequence[StepRef]) -> None:
-        # Back before its last sending and its lease, so that every rule above finds it again at once.
+        # Back before any lease and any backoff, so that every rule above finds it again at once.
         sends = case((steps.c.sends > 0, steps.c.sends - 1), else_=0)
         keys = [(ref.run_id, ref.step) for ref in refs]
-        self.db.run(lambda c: _mark(c, keys, sent_at=now(-86_400.0), sends=sends), durable=False)
+        self.db.run(lambda c: _mark(c, keys, sent_at=0.0, sends=sends), durable=False)
 
 
 def _doubted(patience_s: float) -> Any:
@@ -120,8 +133,14 @@ def _of_fleet(which: Any) -> Any:
 
 
 def _mark(c: Connection, keys: Sequence[tuple[str, int]], **values: Any) -> None:
-    if keys:
-        c.execute(update(steps).where(tuple_(steps.c.run_id, steps.c.step).in_(keys)).values(**values))
+    if not keys:
+        return
+    these = tuple_(steps.c.run_id, steps.c.step).in_(keys)
+    # A step that somebody has locked is being worked on right now and needs no mark.
+    free = select(steps.c.run_id, steps.c.step).where(these).with_for_update(skip_locked=True)
+    once = free.cte("free").prefix_with("MATERIALIZED")
+    found = tuple_(steps.c.run_id, steps.c.step).in_(select(once.c.run_id, once.c.step))
+    c.execute(update(steps).where(found).values(**values))
 
 
 def _fields(row: RowMapping) -> dict[str, Any]:
