@@ -29,6 +29,8 @@ from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Mov
 from drangue_client.wire.queue import HANDOFF_S, Sender
 from drangue_client.wire.signals import Doorbell
 
+MOVING = ("queued", "running")
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -71,7 +73,7 @@ class Client:
         """
         if not 0 <= priority <= 9:
             raise ValueError(f"priority is {priority}; it must be a whole number from 0 (first) to 9.")
-        run_id = check_run_id(run_id)
+        run_id, input = check_run_id(run_id), check_input(input)
         if not allow_unknown:
             self._check_agent(agent)
         new = NewRun(run_id, agent, input, priority=priority, labels=normalise(dict(labels or {})), wake_in_s=HANDOFF_S)
@@ -90,10 +92,12 @@ class Client:
         A failed run is returned, not raised.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self.get(run_id).status not in MOVING:  # before anything that could wait for Redis
+            return Result.from_events(run_id, self.log.events(run_id))
         with self._doorbell.listen(run_id) as listener:
             while True:
                 status = self.get(run_id).status
-                if status not in ("queued", "running"):
+                if status not in MOVING:
                     return Result.from_events(run_id, self.log.events(run_id))
                 left = float("inf") if deadline is None else deadline - time.monotonic()
                 if left <= 0:
@@ -171,6 +175,13 @@ def check_run_id(run_id: str | None) -> str:
             "leave it out."
         )
     return run_id
+
+
+def check_input(input: str) -> str:
+    """The input as a log holds it. TypeError for what is no text."""
+    if not isinstance(input, str):
+        raise TypeError(f"input is {type(input).__name__}; it must be text. Put structured input into JSON.")
+    return str(normalise(input))
 
 
 def check_same(row: RunRow, agent: str, input: str) -> None:

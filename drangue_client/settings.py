@@ -58,7 +58,8 @@ def _one_of(*names: str) -> Callable[[str], str]:
 
 def _scheme(url: str) -> str:
     try:
-        return urlsplit(url).scheme
+        parts = urlsplit(url)
+        return parts.scheme if parts.port != 0 else ""
     except ValueError:  # its text quotes the address, and that holds a password
         return ""
 
@@ -70,7 +71,7 @@ def _database_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if _scheme(value) not in {"redis", "rediss", "redis+socket"}:
+    if _scheme(value) not in {"redis", "rediss"}:
         raise ValueError("must be a Redis URL such as redis://:password@host:6379/0")
     return value
 

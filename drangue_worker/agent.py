@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
-from drangue_client.client import check_run_id, record_verdict
+from drangue_client.client import MOVING, check_input, check_run_id, record_verdict
 from drangue_client.errors import InFlightError, RunExistsError, RunFailedError
-from drangue_client.events import Event, Fact, normalise
+from drangue_client.events import Event, Fact
 from drangue_client.result import Result, pending_requests
 from drangue_client.run import fold
 from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log, NewRun, RunRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
-from drangue_client.wire.signals import Doorbell
+from drangue_client.wire.signals import POLL_S
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.inline import drive
 from drangue_worker.engine.runtime import Runtime
@@ -96,7 +95,6 @@ class Agent:
         """Where its runs are recorded; made on first use if none was given."""
         if self._store is None:
             self._store = InMemoryStore()
-            weakref.finalize(self, self._store.close)
         return self._store
 
     async def run(self, input: str | None = None, *, run_id: str | None = None, trace: bool = False) -> Result:
@@ -182,9 +180,9 @@ class Agent:
         )
 
     async def _open(self, runtime: Runtime, run_id: str, input: str | None) -> RunRow:
-        new = NewRun(run_id, self.name or "agent", normalise(input or ""), executor="inline")
+        new = NewRun(run_id, self.name or "agent", check_input(input or ""), executor="inline")
         row, created = (await runtime.database(self.store.submit, [new]))[0]
-        if not created and input and normalise(input) != row.input:
+        if not created and input and new.input != row.input:
             if row.status in ("completed", "cancelled"):
                 raise RunExistsError(run_id, "input")
             raise InFlightError(run_id, row.status)
@@ -193,7 +191,7 @@ class Agent:
     async def _drive(self, runtime: Runtime, run_id: str, moved: asyncio.Event | None = None) -> Result:
         look = await runtime.database(self.store.look, run_id)
         if look.row.executor == "celery":
-            await asyncio.to_thread(_wait_for_fleet, self.store, run_id)
+            await _wait_for_fleet(runtime, run_id)
         elif look.run.ended is None or look.run.ended == "failed":
             with runtime.tracer.span("run", run_id=run_id) as span:
                 await drive(runtime, run_id, _redrive(look.run.ended), moved)
@@ -235,7 +233,7 @@ def _redrive(ended: str | None) -> tuple[Fact, ...]:
     return (Fact("run_resumed", {"by": "resume", "reason": ""}),) if ended == "failed" else ()
 
 
-def _wait_for_fleet(log: Log, run_id: str) -> None:
-    with Doorbell("").listen(run_id) as listener:
-        while log.look(run_id).row.status in ("queued", "running"):
-            listener.wait(1.0)
+async def _wait_for_fleet(runtime: Runtime, run_id: str) -> None:
+    """Wait, as a client would, until the workers a run belongs to have brought it to a stop."""
+    while (await runtime.database(runtime.log.look, run_id)).row.status in MOVING:  # noqa: ASYNC110 - moved elsewhere
+        await asyncio.sleep(POLL_S)

@@ -50,6 +50,8 @@ def worker(
     _check(settings)
     os.environ.update(settings.to_env())  # the addresses may come from a stack; Celery's children read the environment
     if pool is None:
+        if concurrency or queues or name:
+            raise click.UsageError("--concurrency, --queues and --name are for one pool; name it: model or tool.")
         supervisor = Supervisor(grace_s=settings.drain_grace_s)
         for one in POOLS:
             supervisor.start(one, worker_command(one))

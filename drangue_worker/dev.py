@@ -23,7 +23,7 @@ from drangue_client.stackfile import FOLDER, Addresses, remove_stack, write_stac
 from drangue_client.store.migrate import migrate
 from drangue_client.wire.queue import Sender
 from drangue_worker.embedded import EmbeddedError, Servers
-from drangue_worker.supervisor import Supervisor, worker_command
+from drangue_worker.supervisor import Supervisor, following, worker_command
 
 READY_S = 60.0
 FLOWER_PORT = 5555
@@ -60,7 +60,11 @@ def start_servers(settings: Settings, folder: Path, stack: ExitStack) -> Setting
             addresses = stack.enter_context(servers).start()
         except EmbeddedError as error:
             raise DrangueError(str(error)) from error
-        settings = replace(settings, database_url=addresses.database_url, redis_url=addresses.redis_url)
+        settings = replace(
+            settings,
+            database_url=settings.database_url or addresses.database_url,
+            redis_url=settings.redis_url or addresses.redis_url,
+        )
     migrate(settings.require_database())
     write_stack(folder / FOLDER, Addresses(settings.database_url, settings.redis_url), {})
     stack.callback(remove_stack, folder / FOLDER)
@@ -99,10 +103,13 @@ def start_flower(supervisor: Supervisor, settings: Settings) -> str | None:
     port = _free_port(FLOWER_PORT)
     supervisor.start(
         "flower",
-        [
-            *(sys.executable, "-m", "celery", "--app", "drangue_worker", "flower"),
-            *("--address=127.0.0.1", f"--port={port}", "--read-only", "--purge-offline-workers=60", "--logging=error"),
-        ],
+        following(
+            [
+                *(sys.executable, "-m", "celery", "--app", "drangue_worker", "flower"),
+                *("--address=127.0.0.1", f"--port={port}", "--read-only", "--purge-offline-workers=60"),
+                "--logging=error",
+            ]
+        ),
     )
     return f"http://127.0.0.1:{port}"
 

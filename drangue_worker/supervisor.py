@@ -25,6 +25,16 @@ log = get_logger("drangue.supervisor")
 
 UNUSABLE = 2  # the exit code of a child that another start would not mend
 STOP_SLACK_S = 10.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 60.0  # a child that ran this long is not failing over and over
+
+FOLLOW = """
+import os, sys
+from drangue_worker.supervisor import follow_parent
+follow_parent(int(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def follow_parent(parent: int) -> None:
@@ -40,6 +50,11 @@ def worker_command(pool: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "drangue_worker.cli", "worker", pool, "--parent", str(os.getpid()), *options]
 
 
+def following(command: Sequence[str]) -> list[str]:
+    """A command line of another program, made to end with this process as our own workers do."""
+    return [sys.executable, "-c", FOLLOW, str(os.getpid()), *command]
+
+
 @dataclass
 class Child:
     """One running program. `process.pid` is whom to signal; `starts` counts how often it was started."""
@@ -48,6 +63,8 @@ class Child:
     command: Sequence[str]
     process: subprocess.Popen[bytes]
     starts: int = 1
+    started_at: float = field(default_factory=time.monotonic)
+    pause_s: float = FIRST_PAUSE_S
 
 
 @dataclass
@@ -72,8 +89,8 @@ class Supervisor:
     def run(self) -> int:
         """Keep the children running until SIGTERM or SIGINT, then stop them. Returns an exit code.
 
-        A child that ends by itself is started again, after a pause that doubles up to 30 s; one that says its
-        settings cannot work (exit code 2) ends everything with that code.
+        A child that ends by itself is started again, after a pause that doubles up to 30 s; one that says at its
+        first start that its settings cannot work (exit code 2) ends everything with that code.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _frame: self._news.put(("signal", number)))
@@ -86,9 +103,10 @@ class Supervisor:
             if kind == "restart":  # here, on the thread that children are bound to, not on the timer's
                 child.process = self._spawn(child.name, child.command)
                 child.starts += 1
+                child.started_at = time.monotonic()
                 self._watch(child)
                 continue
-            if child.process.returncode == UNUSABLE:
+            if child.process.returncode == UNUSABLE and child.starts == 1:
                 code = UNUSABLE
                 break
             log.warning("child_ended", child=child.name, code=child.process.returncode)
@@ -143,6 +161,9 @@ class Supervisor:
         def restart() -> None:
             self._news.put(("restart", child))
 
-        timer = threading.Timer(min(30.0, 0.5 * 2**child.starts), restart)
+        if time.monotonic() - child.started_at > STEADY_S:
+            child.pause_s = FIRST_PAUSE_S
+        timer = threading.Timer(child.pause_s, restart)
+        child.pause_s = min(LONGEST_PAUSE_S, 2 * child.pause_s)
         timer.daemon = True
         timer.start()

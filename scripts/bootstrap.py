@@ -28,7 +28,7 @@ def go_on_inside(extras: str) -> None:
     `extras` names the optional dependencies, comma separated (`"embedded,flower"`), "" none in particular. Exits with
     2 and one line when the machine lacks something that only its owner can install.
     """
-    if Path(sys.prefix).resolve() == VENV:
+    if Path(sys.prefix).resolve() == VENV.resolve():
         return
     prepare(extras)
     os.execv(PYTHON, [str(PYTHON), *sys.argv])
@@ -44,7 +44,7 @@ def prepare(extras: str) -> None:
     if current and _names(extras) <= installed:
         return
     extras = ",".join(sorted(installed | _names(extras)))
-    if not PYTHON.exists():
+    if not (PYTHON.exists() and PYTHON.with_name("pip").exists()):  # the second is missing after an interruption
         _make_venv()
     print(
         f"installing drangue{f'[{extras}]' if extras else ''} into {VENV.relative_to(ROOT)} (once) ...",
@@ -67,7 +67,7 @@ def _names(extras: str) -> set[str]:
 
 
 def _fingerprint() -> str:
-    content = (ROOT / "pyproject.toml").read_bytes() + CONSTRAINTS.read_bytes()
+    content = str(ROOT).encode() + (ROOT / "pyproject.toml").read_bytes() + CONSTRAINTS.read_bytes()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -19,20 +19,31 @@ ROOT = Path(__file__).resolve().parent.parent
 def addresses() -> Iterator[Any]:
     """Servers for the whole run: those that DRANGUE_DATABASE_URL and DRANGUE_REDIS_URL name, else embedded ones."""
     from drangue_client.stackfile import Addresses
-    from drangue_client.store.migrate import migrate
 
     given = os.environ.get("DRANGUE_DATABASE_URL"), os.environ.get("DRANGUE_REDIS_URL")
     if given[0] and given[1]:
-        migrate(given[0])
+        _start_afresh(given[0])
         yield Addresses(given[0], given[1])
         return
     servers = _free_servers()
     try:
         started = servers.start()
-        migrate(started.database_url)
+        _start_afresh(started.database_url)
         yield started
     finally:
         servers.stop()
+
+
+def _start_afresh(url: str) -> None:
+    """Today's tables, whatever an earlier run of the suite left."""
+    import psycopg
+
+    from drangue_client.store.migrate import migrate
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("drop schema public cascade")
+        connection.execute("create schema public")
+    migrate(url)
 
 
 def _free_servers() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from drangue_client.client import Client
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
 from drangue_client.console.views import approvals_list, run_view, runs_table, when
 from drangue_client.errors import NotPendingError, WaitTimeout
+from drangue_client.events import Event
 from drangue_client.result import Result
 from drangue_client.run import Status
 from drangue_client.store.port import DEFAULT_PRIORITY
@@ -142,9 +144,16 @@ def approvals(context: click.Context, as_json: bool) -> None:
         say(approvals_list(pending))
 
 
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in many containers
+        return f"uid {os.getuid()}"
+
+
 def _verdict_options(command: Any) -> Any:
     command = click.option("--reason", default="", help="Why; recorded, and told to the model on a rejection.")(command)
-    command = click.option("--by", default=getpass.getuser, help="Who decides.  [default: your login name]")(command)
+    command = click.option("--by", default=_login_name, help="Who decides.  [default: your login name]")(command)
     command = click.argument("call", required=False)(command)
     return click.argument("run")(command)
 
@@ -169,27 +178,32 @@ def reject(context: click.Context, run: str, call: str | None, by: str, reason: 
 
 def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *, granted: bool) -> int:
     decide, word = (client.approve, "approved") if granted else (client.reject, "rejected")
+    waiting = [item["call_id"] for item in client.pending_approvals(run)]
+    if call is None and len(waiting) > 1:
+        raise click.UsageError(f"{len(waiting)} calls of run {run} wait; name one: {', '.join(waiting)}.")
     try:
         request = decide(run, call, by=by, reason=reason)
     except NotPendingError:
         earlier = _earlier_verdict(client, run, call)
         if earlier is None:
             raise
-        click.echo(earlier)
-        return OK
+        holds = "approved" if earlier.type == "approval_granted" else "rejected"
+        who = earlier.payload.get("by") or "somebody"
+        click.echo(
+            f"{earlier.payload['call_id']} of run {run} was {holds} by {who} at {when(earlier.ts)} UTC; that holds"
+        )
+        return OK if holds == word else FAILED
     click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}")
     if request["executor"] == "inline":
         click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
     return OK
 
 
-def _earlier_verdict(client: Client, run: str, call: str | None) -> str | None:
+def _earlier_verdict(client: Client, run: str, call: str | None) -> Event | None:
     """What was decided before about this call (or about the latest one), so that deciding twice is no error."""
     for event in reversed(client.events(run)):
         if event.type in ("approval_granted", "approval_denied") and call in (None, event.payload["call_id"]):
-            word = "approved" if event.type == "approval_granted" else "rejected"
-            by = event.payload.get("by") or "somebody"
-            return f"{event.payload['call_id']} of run {run} was {word} by {by} at {when(event.ts)} UTC; that holds"
+            return event
     return None
 
 

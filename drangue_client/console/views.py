@@ -58,7 +58,9 @@ def runs_table(rows: Sequence[RunRow]) -> RenderableType:
     for row in rows:
         took = "" if row.finished_at is None else f"{row.finished_at - row.created_at:.1f} s"
         note = cut(row.input, SHORT) + (f"  [{cut(row.error, SHORT)}]" if row.error else "")
-        table.add_row(row.run_id, row.agent, status_text(row.status), when(row.created_at), took, Text(note))
+        table.add_row(
+            Text(row.run_id), Text(row.agent), status_text(row.status), when(row.created_at), took, Text(note)
+        )
     return table
 
 

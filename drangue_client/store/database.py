@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ from drangue_client.errors import DatabaseUnavailable
 T = TypeVar("T")
 
 SQLITE_BUSY_S = 5.0
+UNDEFINED_TABLE = "42P01"
+READ_ONLY = "25006"  # a former primary, after a failover
 
 POSTGRES_CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 5,
@@ -50,6 +53,7 @@ class Database:
         ] = {}  # a forked child keeps its parent's, unused: never closed here
         self._making = threading.Lock()
         self._sqlite_turn = threading.RLock()
+        weakref.finalize(self, _dispose, self._engines)
 
     def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Do `work` in one transaction and return what it returns.
@@ -67,12 +71,13 @@ class Database:
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(self._unreachable(error)) from error
         except DatabaseError as error:
-            if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
-                raise DatabaseUnavailable(self._unreachable(error)) from error
-            if getattr(error.orig, "sqlstate", "") == "42P01":  # undefined_table
+            state = getattr(error.orig, "sqlstate", None)
+            if state == UNDEFINED_TABLE:
                 raise DatabaseUnavailable(
                     f"the database at {self.where} holds no drangue tables. Run `drangue migrate` once."
                 ) from error
+            if state == READ_ONLY or _is_no_database(error.orig):
+                raise DatabaseUnavailable(self._unreachable(error)) from error
             raise
 
     def engine(self, *, durable: bool = True) -> Engine:
@@ -109,7 +114,12 @@ class Database:
             own = self.url.query.get("options", "")
             arguments["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c synchronous_commit=off".strip()
         return create_engine(
-            self.url, connect_args=arguments, pool_size=self._pool_size, max_overflow=self._pool_size, pool_timeout=30
+            self.url,
+            hide_parameters=True,
+            connect_args=arguments,
+            pool_size=self._pool_size,
+            max_overflow=self._pool_size,
+            pool_timeout=30,
         )
 
     def _make_sqlite(self) -> Engine:
@@ -137,7 +147,22 @@ class Database:
         return engine
 
     def _unreachable(self, error: DBAPIError) -> str:
-        reason = str(error.orig).strip().splitlines()[-1] if str(error.orig).strip() else type(error.orig).__name__
+        reason = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
         if not self.postgres:
             return f"the SQLite file {self.where} cannot be used: {reason}. Check that it is readable and not locked."
         return f"Postgres at {self.where} cannot be reached: {reason}. Start it, or correct DRANGUE_DATABASE_URL."
+
+
+def _dispose(engines: dict[tuple[int, bool], Engine]) -> None:
+    """Close what this process opened for a Database that nobody holds any more."""
+    for (pid, _), engine in engines.items():
+        if pid == os.getpid():
+            engine.dispose()
+
+
+def _is_no_database(error: BaseException | None) -> bool:
+    """Whether what the address names cannot be opened at all: another kind of file, an option that does not exist."""
+    text = str(error)
+    return (
+        isinstance(error, sqlite3.DatabaseError) and "not a database" in text
+    ) or "invalid connection option" in text

@@ -17,7 +17,6 @@ from sqlalchemy import (
     case,
     delete,
     exists,
-    func,
     insert,
     or_,
     select,
@@ -92,10 +91,6 @@ class SqlLog(Sweeping):
         if agent:
             query = query.where(runs.c.agent == agent)
         return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
-
-    def count_runs(self) -> dict[str, int]:
-        query = select(runs.c.status, func.count()).group_by(runs.c.status)
-        return self.db.run(lambda c: {row[0]: row[1] for row in c.execute(query)})
 
     # Steps
 
@@ -316,7 +311,7 @@ def _append(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -> Non
 
 
 def _claim(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
-    of_run = exists().where(runs.c.run_id == ask.run_id, runs.c.status.not_in(ENDED))
+    of_run = exists().where(runs.c.run_id == ask.run_id, runs.c.executor == ask.executor, runs.c.status.not_in(ENDED))
     free = (
         select(steps.c.step)
         .where(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from drangue_client.store.database import Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION_TABLE = "drangue_version"  # the application beside us may keep its own in Alembic's usual table
 LOCK = 0x6472616E  # "dran": one migration at a time, whoever starts it
 
 
@@ -22,7 +23,7 @@ def migrate(url: str) -> tuple[str | None, str]:
 
     def work(connection: Connection) -> tuple[str | None, str]:
         connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
-        before = MigrationContext.configure(connection).get_current_revision()
+        before = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

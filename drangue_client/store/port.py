@@ -62,12 +62,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One attempt at claiming a step. Asking again with the same token after a lost answer is safe."""
+    """One attempt at claiming a step. Asking again with the same token after a lost answer is safe.
+
+    `executor` is who asks; a step of a run that belongs to the other one is not given out.
+    """
 
     run_id: str
     step: int
     token: str
     worker: str
+    executor: Executor = "celery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +195,6 @@ class Log(Protocol):
 
     def runs(self, *, status: str | None = None, agent: str | None = None, limit: int = 50) -> list[RunRow]:
         """Runs, newest first."""
-
-    def count_runs(self) -> dict[str, int]:
-        """How many runs there are by status."""
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""

@@ -76,7 +76,7 @@ class Sender:
         self._app = app
         self._making = threading.Lock()
 
-    def coordinate(self, runs: Iterable[RunRow], *, urgent: bool = False) -> None:
+    def coordinate(self, runs: Iterable[RunRow]) -> None:
         """Ask for a coordinator for each run."""
         self._send(
             (
@@ -84,7 +84,7 @@ class Sender:
                 (row.run_id,),
                 f"{row.run_id}:c:{uuid.uuid4().hex[:8]}",
                 COORDINATE_QUEUE,
-                URGENT if urgent else row.priority,
+                row.priority,
             )
             for row in runs
         )

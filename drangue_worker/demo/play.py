@@ -29,7 +29,7 @@ from drangue_client.client import Client
 from drangue_client.console.shell import wide_console
 from drangue_client.console.views import approvals_list, run_view, runs_table
 from drangue_client.result import Result
-from drangue_client.settings import Settings
+from drangue_client.settings import PREFIX, Settings
 from drangue_client.stackfile import FOLDER
 from drangue_worker.demo.agents import TABLES
 from drangue_worker.demo.script import script
@@ -74,6 +74,8 @@ class Story:
 def play() -> int:
     """Play it in the current folder's `.drangue/demo`. Returns the exit code."""
     console = wide_console()
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]  # the story is told with its own servers and the settings as they come
     folder = Path.cwd() / FOLDER / "demo"
     with ExitStack() as stack:
         settings = start_servers(Settings(), folder, stack)

@@ -119,7 +119,9 @@ def settle(
     `look` is the run as the claim saw it. The verdict `lost`: nothing was written, the claim is no longer ours.
     """
     while True:
-        decided = plan(look, facts, functools.partial(_since_decision, runtime, look))
+        # A turn ends once: the second of two failing siblings only gives its claim up.
+        new = [fact for fact in facts if not (fact.type == "run_failed" and look.run.ended)]
+        decided = plan(look, new, functools.partial(_since_decision, runtime, look))
         move = Move(
             claim.run_id,
             look.row.head_seq,

@@ -43,7 +43,7 @@ class Leases:
         """Keep a claim alive inside the block; `task` is cancelled if it is lost."""
         lease = Lease(ask, task)
         self._held[ask.token] = lease
-        if self._beat is None:
+        if self._beat is None or self._beat.done():
             self._beat = asyncio.get_running_loop().create_task(self._keep())
         try:
             yield lease
@@ -63,6 +63,9 @@ class Leases:
                 )
             except DatabaseUnavailable as error:
                 log.warning("renewal_failed", error=str(error))
+                continue
+            except Exception:
+                log.exception("renewal_failed")  # whatever it was, the next renewal may succeed and must be tried
                 continue
             for token, lease in held.items():
                 if token not in kept and token in self._held:

@@ -36,6 +36,7 @@ from drangue_worker.tools.invoke import (
     failure,
     invoke,
     shadow,
+    text_of,
     unknown_outcome,
 )
 from drangue_worker.tools.tool import Tool
@@ -79,7 +80,7 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
 
     When cancelled, the step is given back at once and returned as opened, to be sent again.
     """
-    ask = Ask(run_id, step, uuid.uuid4().hex, runtime.worker)
+    ask = Ask(run_id, step, uuid.uuid4().hex, runtime.worker, runtime.executor)
     claimed = (await runtime.uninterrupted(runtime.log.claim, [ask], runtime.settings.lease_s))[0]
     if claimed is None:
         return NOTHING
@@ -163,10 +164,10 @@ class _Step:
             if self.claimed.failures < blueprint.model_retries:
                 wait = delay_s(error, self.claimed.failures, MODEL_BACKOFF_S, MAX_BACKOFF_S, random.random())
                 return _GiveBack(wait, category_of(error), failed=True)
-            return self._failed(str(error), category_of(error), error)
+            return self._failed(text_of(error), category_of(error), error)
         except Exception as error:
             log.warning("model_failed", category=category_of(error), kind=type(error).__name__)
-            return self._failed(str(error) or type(error).__name__, category_of(error), error)
+            return self._failed(text_of(error), category_of(error), error)
         return _Settle((Fact("model_decision", payload, self.claimed.ask.step, **self._timing()),))
 
     # Tool calls
@@ -202,31 +203,41 @@ class _Step:
             except ValidationError as error:
                 content = failure(tool.name, "invalid_arguments", str(error))
             else:
-                if not reversible and not await self._begin(tool, call["id"]):
-                    return self._result(tool.name, call["id"], unknown_outcome(tool.name))
+                if not reversible:
+                    refusal = await self._begin(tool, call["id"])
+                    if refusal:
+                        return self._result(tool.name, call["id"], refusal)
                 try:
                     content = await invoke(tool, arguments, self.key)
+                except TimeoutError as error:
+                    # Its time was over, its effect may still come: only what can be repeated is simply timed out.
+                    content = (
+                        failure(tool.name, "timeout", text_of(error)) if reversible else unknown_outcome(tool.name)
+                    )
+                    log.info("tool_timed_out", tool=tool.name)
                 except Exception as error:
                     retry = reversible and isinstance(error, tool.policy.retry_on)
                     if retry and self.claimed.failures < tool.policy.retries:
                         return self._retry_tool(tool, error)
                     log.info("tool_failed", tool=tool.name, category=category_of(error))
-                    content = failure(tool.name, category_of(error), str(error))
+                    content = failure(tool.name, category_of(error), text_of(error))
             span.set("content", content)
             span.set("duration_ms", self._duration_ms())
         return self._result(tool.name, call["id"], content, timed=True)
 
-    async def _begin(self, tool: Tool, call_id: str) -> bool:
-        """Write, durably and last of all, that an irreversible call begins. False: it must not."""
+    async def _begin(self, tool: Tool, call_id: str) -> str | None:
+        """Write, durably and last of all, that an irreversible call begins; returns why it must not be made."""
         ask = self.claimed.ask
         fact = Fact("step_started", {"call_id": call_id, "tool": tool.name, "attempt": self.claimed.attempt}, ask.step)
-        if not await self.runtime.database(self.runtime.log.begin, ask, fact):
-            return False
+        if not await self.runtime.uninterrupted(self.runtime.log.begin, ask, fact):
+            return unknown_outcome(tool.name)
         look = self.claimed.look
         row = replace(look.row, head_seq=look.row.head_seq + 1)
         run = fold([fact.at(look.run.seq + 1)], onto=look.run)
         self.claimed = replace(self.claimed, look=replace(look, row=row, run=run))
-        return True
+        if _cancelled_from_outside():
+            return failure(tool.name, "transient", "not executed: the worker was told to stop just before")
+        return None
 
     def _retry_tool(self, tool: Tool, error: BaseException) -> _GiveBack:
         policy = tool.policy
@@ -235,7 +246,8 @@ class _Step:
 
     def _tool_missing(self, name: str, call_id: str) -> _Settle | _GiveBack:
         asked_at = max(event.ts or 0.0 for event in (self.claimed.decision, *self.claimed.facts) if event)
-        if self.claimed.look.now - asked_at < TOOL_GRACE_S:
+        others = self.runtime.executor == "celery"  # a worker of a newer deploy may have it
+        if others and self.claimed.look.now - asked_at < TOOL_GRACE_S:
             log.warning("tool_missing", tool=name)
             return _GiveBack(MISSING_BACKOFF_S, "tool_missing")
         return self._result(name, call_id, failure(name, "unknown_tool", f"no worker has the tool {name!r} any more"))

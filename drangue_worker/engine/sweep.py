@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.settings import Settings
-from drangue_client.store.port import Log, StepRef
-from drangue_client.wire.queue import Sender
+from drangue_client.store.port import Log, RunRow, StepRef
+from drangue_client.wire.queue import COORDINATE_QUEUE, Sender
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.sweep")
 
-LIMIT = 100
+LIMIT = 500  # of each kind in one sweep: what a flushed Redis lost is back within seconds
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Sweeper:
     def sweep(self) -> Swept:
         """Look once and send what is due. Raises DatabaseUnavailable or QueueUnavailable; then nothing is lost."""
         swept = Swept()
-        due = self.log.wake(self.settings.patience_s, LIMIT)
+        due = self._due_runs()
         self.sender.coordinate(due)
         swept.runs = len(due)
         recovered = self.log.recover(self.settings.patience_s, LIMIT)
@@ -59,6 +59,14 @@ class Sweeper:
         if swept:
             log.info("swept", runs=swept.runs, recovered=swept.recovered, resent=swept.resent)
         return swept
+
+    def _due_runs(self) -> list[RunRow]:
+        """Runs to send a coordinator to: those that no waiting message can be for, and always the oldest one."""
+        due = sorted(self.log.wake(self.settings.patience_s, LIMIT), key=lambda row: row.created_at)
+        if len(due) < 2:
+            return due
+        waiting = self.sender.waiting([COORDINATE_QUEUE])[COORDINATE_QUEUE]
+        return due[: max(1, len(due) - waiting)]
 
     def _lost(self) -> list[StepRef]:
         states = self.log.queues(self.settings.patience_s, LIMIT)

@@ -14,6 +14,8 @@ import time
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency import get_implementation
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_shutting_down
 
@@ -35,16 +37,17 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
     """The bootsteps of one app, bound to its runtime."""
 
     class Guard(bootsteps.StartStopStep):
-        """Sync tools cannot be stopped on threads, so such a pool may not serve their queues."""
+        """Serves each queue from a pool that can stop what it runs: loops on our threads, sync tools in processes."""
 
         def __init__(self, worker: Any, **kwargs: Any) -> None:
-            chosen = set(worker.app.amqp.queues.consume_from)
-            pool = worker.pool_cls
-            if isinstance(pool, str):
-                return
-            on_threads = issubclass(pool, TaskPool)
-            sync = sorted(chosen - set(LOOP_QUEUES) - async_queues(fleet.registry))
-            if on_threads and sync:
+            pool = get_implementation(worker.pool_cls)
+            if not issubclass(pool, (TaskPool, PreforkPool)):
+                raise ImproperlyConfigured(
+                    f"the pool {pool.__module__} cannot give back what it runs when it is told to stop. Leave `-P` out "
+                    "for the loop's queues, use `-P processes` for sync tools."
+                )
+            sync = sorted(set(worker.app.amqp.queues.consume_from) - set(LOOP_QUEUES) - async_queues(fleet.registry))
+            if issubclass(pool, TaskPool) and sync:
                 raise ImproperlyConfigured(
                     f"this worker runs tasks on threads but is asked for the queues of sync tools ({', '.join(sync)}). "
                     "Start `drangue worker tool` for those, or add `-P processes`; give this one `-Q "
@@ -130,9 +133,15 @@ class Registration:
 
     def renew(self) -> None:
         """Register if it is time. Raises DatabaseUnavailable; then it stays due."""
-        if time.monotonic() >= self._due_at:
+        if time.monotonic() < self._due_at:
+            return
+        try:
             self._fleet.log.register([blueprint.row() for blueprint in self._fleet.registry])
-            self._due_at = time.monotonic() + REGISTER_S
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            log.exception("registration_failed")  # names are a convenience; sweeping must go on
+        self._due_at = time.monotonic() + REGISTER_S
 
 
 def async_queues(registry: Registry) -> set[str]:

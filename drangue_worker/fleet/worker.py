@@ -6,6 +6,7 @@ Everything that holds a connection or a loop is made on first use and per proces
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 
@@ -22,21 +23,17 @@ LOG_THREADS = 4  # more only contend for the interpreter
 
 
 class FleetRuntime:
-    """What the tasks and the sweeper of one worker share."""
+    """What the tasks and the sweeper of one worker share. `worker` names it in claims, whatever child does the work."""
 
     def __init__(self, settings: Settings, registry: Registry, app: Celery) -> None:
         self.settings = settings
         self.registry = registry
         self.sender = Sender(settings, app)
         self.log = SqlLog(settings.require_database())
-        self.main_pid = os.getpid()
+        # Containers share names and process ids; a claim must not be given back in the name of another worker.
+        self.worker = f"{socket.gethostname()}-{secrets.token_hex(3)}/{os.getpid()}"
         self._making = threading.Lock()
         self._runtimes: dict[int, Runtime] = {}
-
-    @property
-    def worker(self) -> str:
-        """How claims name this worker: host and main process, whatever child of it does the work."""
-        return f"{socket.gethostname()}/{self.main_pid}"
 
     def runtime(self) -> Runtime:
         """This process's runtime."""

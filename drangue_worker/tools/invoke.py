@@ -36,6 +36,14 @@ def category_of(error: BaseException) -> str:
     return next((category for kind, category in _CATEGORIES if isinstance(error, kind)), "error")
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, or its class where it says nothing; never an exception itself."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def failure(tool: str, category: str, message: str) -> str:
     """The content of a failed call: {"ok": false, "tool", "error": {"category", "message"}} as JSON text."""
     content = {"ok": False, "tool": tool, "error": {"category": category, "message": message or category}}
@@ -83,31 +91,48 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
     keywords = dict(arguments)
     if tool.wants_idempotency_key:
         keywords["idempotency_key"] = idempotency_key
+    if tool.is_async:
+        work = asyncio.ensure_future(_awaited(tool.func, keywords))
+    else:
+        work = asyncio.ensure_future(_in_thread(functools.partial(tool.func, **keywords)))
+    work.add_done_callback(_seen)
     try:
-        async with asyncio.timeout(tool.policy.timeout):
-            if tool.is_async:
-                result = tool.func(**keywords)
-            else:
-                result = await _in_thread(functools.partial(tool.func, **keywords))
-            if inspect.isawaitable(result):
-                result = await result
-        return serialise(result)
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise ToolError("the tool cancelled itself") from error
-    except Exception:
+        # Not `asyncio.timeout`, which would wait for a tool that ignores its cancellation.
+        finished, _ = await asyncio.wait({work}, timeout=tool.policy.timeout)
+    except asyncio.CancelledError:
+        work.cancel()
         raise
-    except BaseException as error:
+    if not finished:
+        work.cancel()
+        raise TimeoutError(f"no answer within {tool.policy.timeout:g} s")
+    if work.cancelled():
+        raise ToolError("the tool cancelled itself")
+    result = work.result()
+    if inspect.isawaitable(result):  # a plain function that handed out a coroutine
+        result = await result
+    return serialise(result)
+
+
+async def _awaited(function: Callable[..., Any], keywords: dict[str, Any]) -> Any:
+    try:
+        return await function(**keywords)
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # of what is left, nothing may reach the event loop
         raise _contained(error) from error
+
+
+def _seen(work: asyncio.Future[Any]) -> None:
+    """Take note of how an abandoned call ended, so that nobody is warned that nobody did."""
+    if not work.cancelled():
+        work.exception()
 
 
 def _contained(error: BaseException) -> ToolError:
     """An exception that would end more than the call, as one that ends the call."""
     if isinstance(error, asyncio.CancelledError):
         return ToolError("the tool cancelled itself")
-    return ToolError(f"the tool raised {type(error).__name__}: {error}")
+    return ToolError(f"the tool raised {type(error).__name__}: {text_of(error)}")
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -120,17 +120,23 @@ def _default(default: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
         return {}
     try:
         adapter.validate_python(value)
-    except PydanticError:
+    except Exception:  # a validator of the author's own may raise anything
         return {}
     return {"default": value}
 
 
 def _taking_values(annotation: Any) -> Any:
-    """A Literal of Enum members is offered by value, so it must take the values."""
-    if get_origin(annotation) is not Literal:
-        return annotation
-    members = {item.value: item for item in get_args(annotation) if isinstance(item, Enum)}
-    return Annotated[annotation, BeforeValidator(lambda value: members.get(value, value))] if members else annotation
+    """The annotation with every Literal of Enum members, which are offered by value, taking the values."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        members = {item.value: item for item in arguments if isinstance(item, Enum)}
+        take = BeforeValidator(lambda value: members.get(value, value) if isinstance(value, Hashable) else value)
+        return Annotated[annotation, take] if members else annotation
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_taking_values, arguments))]  # noqa: UP007 - the members are known at run time only
+    if origin in (list, tuple, set, frozenset, dict):
+        return origin[tuple(map(_taking_values, arguments))]
+    return annotation
 
 
 def _schema(annotation: Any, shared: dict[str, Any]) -> dict[str, Any]:

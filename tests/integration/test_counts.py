@@ -20,6 +20,7 @@ from drangue_worker.engine.perform import perform
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.registry import OneAgent
 from drangue_worker.testing.fake import FakeModel
+from tests.kit.fleet import wait_until
 
 TURNS = 10  # a turn is a model step and a tool step
 STEPS = 2 * TURNS + 1  # and the step that answers
@@ -44,7 +45,13 @@ def counted(log: PostgresStore) -> Iterator[Counter[str]]:
 
 def wal_syncs(url: str) -> int:
     """How often client connections have waited for the log to reach the disk, as the server counts it."""
+    others = (
+        "select 1 from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        " and application_name = ''"  # the fixtures' own connections, as this one
+    )
     with psycopg.connect(url, autocommit=True) as connection:
+        # A server process reports what it counted when it ends, a moment after its client has gone.
+        wait_until(lambda: connection.execute(others).fetchone() is None)
         if connection.info.server_version >= 180000:
             query = "select sum(fsyncs) from pg_stat_io where object = 'wal' and backend_type = 'client backend'"
         else:

@@ -364,7 +364,8 @@ def test_bad_json_and_unknown_paths_are_client_errors() -> None:
         status, body = post(provider, "/chat/completions", b"{}")
 
     assert status == 404
-    assert body["error"]["message"] == "there is no POST /chat/completions here, only POST /v1/chat/completions"
+    served = "/v1/chat/completions, /v1/messages"
+    assert body["error"]["message"] == f"there is no POST /chat/completions here, only POST {served}"
 
 
 def test_the_list_of_models_is_empty() -> None:

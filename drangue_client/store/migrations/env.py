@@ -2,7 +2,12 @@
 
 from alembic import context
 
+from drangue_client.store.migrate import VERSION_TABLE
 from drangue_client.store.tables import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+)
 context.run_migrations()

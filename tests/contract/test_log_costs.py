@@ -1,0 +1,232 @@
+"""What an operation of the log costs: statements, and waits for the disk.
+
+A step is a claim and a settle, thousands of times a second; one statement more in either is a slower fleet. Both are
+seen where SQLAlchemy hands a statement to the driver and where it commits, whatever the log above them looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+from drangue_client.store.log import SqlLog
+from drangue_client.store.port import NewRun, Release, StepRef
+from tests.contract.log_scenes import (
+    LEASE_S,
+    NOTE,
+    PATIENCE_S,
+    TOOL_QUEUE,
+    ask,
+    begun,
+    claim,
+    claim_all,
+    decision,
+    elapse,
+    fan_out,
+    model,
+    move,
+    result,
+    start,
+    tool,
+    write,
+)
+
+Operation = Callable[[], Any]
+
+
+def submit(log: SqlLog) -> Operation:
+    return lambda: log.submit([NewRun("new", "oncall", "disk full")])
+
+
+def look(log: SqlLog) -> Operation:
+    fan_out(log)
+    return lambda: log.look("r")
+
+
+def claim_model(log: SqlLog) -> Operation:
+    start(log)
+    return lambda: claim(log)
+
+
+def claim_tool(log: SqlLog) -> Operation:
+    fan_out(log)
+    return lambda: claim(log, step=2)
+
+
+def claim_nothing(log: SqlLog) -> Operation:
+    fan_out(log)
+    claim(log, step=2)
+    return lambda: log.claim([ask(step=2)], LEASE_S)
+
+
+def begin(log: SqlLog) -> Operation:
+    fan_out(log, name="restart")
+    claimed = claim(log, step=2)
+    return lambda: log.begin(claimed.ask, begun(2))
+
+
+def settle(log: SqlLog) -> Operation:
+    start(log)
+    claimed = claim(log)
+    one = move(claimed.look, decision(1, "read_logs"), opens=(tool(2),), claim=claimed.ask)
+    return lambda: log.settle([one])
+
+
+def settle_many(log: SqlLog) -> Operation:
+    """A decision with many calls is one move, and must not cost by the call."""
+    start(log)
+    claimed = claim(log)
+    opens = tuple(tool(step) for step in range(2, 22))
+    one = move(claimed.look, decision(1, *["read_logs"] * 20), opens=opens, claim=claimed.ask)
+    return lambda: log.settle([one])
+
+
+def settle_too_late(log: SqlLog) -> Operation:
+    fan_out(log)
+    claimed = claim(log, step=2)
+    write(log, "r", NOTE)
+    one = move(claimed.look, result(2), opens=(model(4),), claim=claimed.ask)
+    return lambda: log.settle([one])
+
+
+def renew(log: SqlLog) -> Operation:
+    fan_out(log, tools=20)
+    asks = [claimed.ask for claimed in claim_all(log, *range(2, 22))]
+    return lambda: log.renew(asks, LEASE_S)
+
+
+def release(log: SqlLog) -> Operation:
+    fan_out(log)
+    claimed = claim(log, step=2)
+    return lambda: log.release([Release(claimed.ask)])
+
+
+def release_worker(log: SqlLog) -> Operation:
+    fan_out(log)
+    claim(log, step=2)
+    return lambda: log.release_worker("w1")
+
+
+def wake(log: SqlLog) -> Operation:
+    log.submit([NewRun(f"r{n}", "oncall", "") for n in range(20)])
+    return lambda: log.wake(PATIENCE_S)
+
+
+def recover(log: SqlLog) -> Operation:
+    fan_out(log, tools=20)
+    claim_all(log, *range(2, 22))
+    elapse(log, LEASE_S + 1)
+    return lambda: log.recover(PATIENCE_S)
+
+
+def recover_nothing(log: SqlLog) -> Operation:
+    fan_out(log)
+    return lambda: log.recover(PATIENCE_S)
+
+
+def queues(log: SqlLog) -> Operation:
+    fan_out(log)
+    return lambda: log.queues(PATIENCE_S)
+
+
+def mark_sent(log: SqlLog) -> Operation:
+    fan_out(log, tools=20)
+    refs = [StepRef("r", step, "tool", TOOL_QUEUE, 5) for step in range(2, 22)]
+    return lambda: log.mark_sent(refs)
+
+
+CEILINGS = [  # today's numbers, BEGIN and COMMIT apart; lower them when they fall
+    (submit, 1),
+    (look, 2),
+    (claim_model, 3),
+    (claim_tool, 3),
+    (claim_nothing, 1),
+    (begin, 5),
+    (settle, 5),
+    (settle_many, 5),
+    (settle_too_late, 2),
+    (renew, 2),
+    (release, 1),
+    (release_worker, 1),
+    (wake, 1),
+    (recover, 2),
+    (recover_nothing, 1),
+    (queues, 1),
+    (mark_sent, 1),
+]
+
+
+@pytest.mark.parametrize("log", ["memory", "postgres"], indirect=True)
+@pytest.mark.parametrize(("prepare", "ceiling"), CEILINGS, ids=lambda value: getattr(value, "__name__", ""))
+def test_no_operation_takes_more_statements_than_it_did(
+    log: SqlLog, prepare: Callable[[SqlLog], Operation], ceiling: int
+) -> None:
+    """Round trips are the price of a step, and nothing else would notice one more."""
+    do = prepare(log)
+    with statements() as seen:
+        do()
+    assert 0 < len(seen) <= ceiling, "\n".join(seen)
+
+
+@pytest.mark.parametrize("prepare", [submit, begin, settle], ids=lambda prepare: prepare.__name__)
+def test_what_a_caller_was_promised_waits_for_the_disk(
+    postgres: SqlLog, prepare: Callable[[SqlLog], Operation]
+) -> None:
+    """A run accepted, an effect begun, a result recorded: none may be gone after the database server's own crash."""
+    do = prepare(postgres)
+    with commits() as seen:
+        do()
+    assert seen == ["on"]
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [claim_model, claim_tool, renew, release, release_worker, wake, recover, mark_sent],
+    ids=lambda prepare: prepare.__name__,
+)
+def test_what_repeats_itself_does_not_wait_for_the_disk(
+    postgres: SqlLog, prepare: Callable[[SqlLog], Operation]
+) -> None:
+    """A claim lost with the server's memory is claimed again; waiting would double the disk's work per step."""
+    do = prepare(postgres)
+    with commits() as seen:
+        do()
+    assert seen == ["off"]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The statements handed to a driver inside the block."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def commits() -> Iterator[list[str]]:
+    """What `synchronous_commit` was at each commit inside the block, asked in the very transaction."""
+    seen: list[str] = []
+
+    def note(connection: Connection) -> None:
+        with connection.connection.cursor() as cursor:
+            cursor.execute("show synchronous_commit")
+            (value,) = cursor.fetchone() or ("",)
+            seen.append(value)
+
+    event.listen(Engine, "commit", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "commit", note)

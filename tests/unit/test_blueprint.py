@@ -1,0 +1,159 @@
+"""`Blueprint`: what the engine needs of an agent, checked once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from drangue_client.errors import NoCredentials
+from drangue_client.terms import Autonomy, Terms
+from drangue_worker.blueprint import Blueprint
+from drangue_worker.models.routing import RuleRouter, SingleModel
+from drangue_worker.testing.fake import FakeModel
+from drangue_worker.tools.tool import tool
+
+
+def read(city: str) -> str:
+    """Read."""
+    return city
+
+
+async def fetch(url: str) -> str:
+    return url
+
+
+@tool(queue="browser")
+def browse(url: str) -> str:
+    return url
+
+
+def blueprint(**given: Any) -> Blueprint:
+    return Blueprint.of(**{"name": "oncall", "model": FakeModel(), **given})
+
+
+def test_a_model_alone_is_an_agent() -> None:
+    """Everything else has a default, and the terms say which."""
+    model = FakeModel()
+    made = Blueprint.of(name="oncall", model=model)
+    assert isinstance(made.router, SingleModel)
+    assert made.router.model is model
+    assert (made.tools, made.model_retries) == ({}, 2)
+    assert made.terms == Terms(models=("fake",), instructions="", max_steps=20, autonomy=None, tools={}, window=32)
+
+
+def test_the_terms_hold_what_a_run_records() -> None:
+    """A run goes on under them, whatever becomes of this code."""
+    autonomy = Autonomy(modes={"read": "assisted"})
+    made = blueprint(tools=[read, browse], instructions="Be brief.", max_steps=3, autonomy=autonomy)
+    assert made.terms == Terms(
+        models=("fake",),
+        instructions="Be brief.",
+        max_steps=3,
+        autonomy=autonomy,
+        tools={"read": tool(read).terms(), "browse": browse.terms()},
+    )
+
+
+def test_a_router_given_as_model_routes() -> None:
+    """It is told by its `choose`."""
+    router = RuleRouter(FakeModel(), [(lambda m, i: True, FakeModel())])
+    made = blueprint(model=router)
+    assert made.router is router
+    assert made.terms.models == ("fake", "fake")
+
+
+def test_a_router_wins_over_a_model() -> None:
+    """Both may be given; the more particular one counts."""
+    router = SingleModel(FakeModel())
+    assert blueprint(model=FakeModel(), router=router).router is router
+    assert blueprint(model=None, router=router).router is router
+
+
+def test_a_router_that_does_not_tell_its_models_is_taken_as_it_is() -> None:
+    """`choose` is all the engine asks for."""
+
+    class Own:
+        def choose(self, *, messages: Any, step_index: int) -> Any: ...
+
+    assert blueprint(model=Own()).terms.models == ()
+
+
+def test_functions_and_tools_may_be_mixed() -> None:
+    """Tools are known by name from here on."""
+    made = blueprint(tools=[read, browse])
+    assert list(made.tools) == ["read", "browse"]
+    assert made.tools["browse"] is browse
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"model": None}, ValueError, "model is missing"),
+        ({"model": "gpt-4o"}, TypeError, "model is 'gpt-4o'.*generate"),
+        ({"model": SingleModel("gpt-4o")}, TypeError, "model is 'gpt-4o'.*generate"),
+        ({"instructions": None}, TypeError, "instructions is NoneType"),
+        ({"max_steps": 0}, ValueError, "max_steps is 0"),
+        ({"max_steps": 2.5}, ValueError, "max_steps is 2.5"),
+        ({"max_steps": None}, ValueError, "max_steps is None"),
+        ({"model_retries": -1}, ValueError, "model_retries is -1"),
+        ({"autonomy": {"pay": "assisted"}}, TypeError, "autonomy is .*Autonomy"),
+        ({"tools": [5]}, TypeError, "tools holds 5"),
+    ],
+    ids=str,
+)
+def test_an_argument_that_cannot_be_used_is_named(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Where the agent is written, not in the first run."""
+    with pytest.raises(error, match=message):
+        blueprint(**given)
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    """The later one silently replaced the earlier one once."""
+    with pytest.raises(ValueError, match="two tools named 'read'"):
+        blueprint(tools=[read, tool(name="read")(fetch)])
+
+
+def test_its_queues_are_those_of_its_tools() -> None:
+    """Workers make exactly these."""
+    assert blueprint(tools=[read, fetch, browse]).queues == {"drangue.tool", "drangue.async_tool", "browser"}
+    assert blueprint().queues == set()
+
+
+def test_another_name_changes_nothing_else() -> None:
+    """The registry names it after the variable it is bound to."""
+    made = blueprint(tools=[read])
+    assert made.named("night").name == "night"
+    assert made.named("night").named("oncall") == made
+
+
+def test_a_row_says_what_a_worker_serves() -> None:
+    """`submit` and the console read it."""
+    row = blueprint(tools=[read, browse]).row()
+    assert (row.name, row.summary) == ("oncall", {"models": ["fake"], "tools": ["browse", "read"]})
+
+
+def test_the_fingerprint_changes_with_the_terms_and_with_nothing_else() -> None:
+    """Two deploys that differ must be told apart; a reordered list or another name is no difference."""
+    made = blueprint(tools=[read, browse])
+    same = [blueprint(tools=[browse, read]), made.named("night")]
+    others = [
+        blueprint(tools=[read]),
+        blueprint(tools=[read, browse], instructions="Be brief."),
+        blueprint(tools=[read, browse], max_steps=3),
+        blueprint(tools=[read, browse], autonomy=Autonomy()),
+    ]
+    assert {one.row().fingerprint for one in same} == {made.row().fingerprint}
+    assert len({one.row().fingerprint for one in (made, *others)}) == 5
+
+
+def test_checking_asks_every_model_it_may_choose() -> None:
+    """A missing key is found before a run waits for it, also that of a model only a rule chooses."""
+
+    class Keyless(FakeModel):
+        def check(self) -> None:
+            raise NoCredentials("no key")
+
+    blueprint().check()
+    with pytest.raises(NoCredentials):
+        blueprint(model=RuleRouter(FakeModel(), [(lambda m, i: False, Keyless())])).check()
