@@ -20,7 +20,7 @@ log = get_logger("drangue.leases")
 
 
 class Lease:
-    """One held claim. `lost` is true once somebody else holds it."""
+    """One held claim. `lost` is true once it is somebody else's, to hold or to give back: then nothing is written."""
 
     def __init__(self, ask: Ask, task: asyncio.Task[Any]) -> None:
         self.ask = ask
@@ -53,6 +53,13 @@ class Leases:
                 self._beat.cancel()
                 self._beat = None  # the next claim starts another: a cancelled one is not done yet
 
+    def hand_over(self) -> list[Ask]:
+        """The claims of all work that is not done yet: from here on they are the caller's to give back, all at once."""
+        undone = [lease for lease in self._held.values() if not lease.task.done()]
+        for lease in undone:
+            lease.lost = True
+        return [lease.ask for lease in undone]
+
     async def _keep(self) -> None:
         while self._held:
             await asyncio.sleep(self._settings.renew_s)
@@ -69,5 +76,6 @@ class Leases:
                 continue
             for token, lease in held.items():
                 if token not in kept and token in self._held:
+                    log.warning("claim_lost", run_id=lease.ask.run_id, step=lease.ask.step)
                     lease.lost = True
                     lease.task.cancel()

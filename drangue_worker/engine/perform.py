@@ -93,7 +93,6 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
                 outcome = await work
             except asyncio.CancelledError:
                 if lease.lost:
-                    log.warning("claim_lost")
                     return NOTHING
                 return await _give_back(runtime, ask, _GiveBack(0.0, "drained"))
             if isinstance(outcome, _GiveBack):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from drangue_worker.fleet.pool import current_job
@@ -45,10 +45,18 @@ class LoopThread:
 
         return asyncio.run_coroutine_threadsafe(tracked(), self.loop).result()
 
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function on the loop's thread and return what it returns."""
+
+        async def on_loop() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self.loop).result()
+
     def drain(self) -> None:
         """Cancel everything in flight, and whatever still comes."""
         self._draining = True
-        self.loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks])
+        self.call(lambda: [task.cancel() for task in self._tasks])
 
     def _cancel_soon(self, task: asyncio.Task[Any]) -> None:
         self.loop.call_soon_threadsafe(task.cancel)

@@ -20,6 +20,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
+from drangue_client.store.port import Release
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
 from drangue_worker.fleet.aio import loop_thread
@@ -106,22 +107,31 @@ def _drain_soon(fleet: FleetRuntime, pool: Any) -> None:
 
 
 def _drain(fleet: FleetRuntime, pool: Any) -> None:
-    """Make running steps give themselves back; where they run in child processes, end those and give back for them."""
+    """Give running steps back, all at once, and end the work on them. The worker ends when the last one has ended."""
     log.info("draining")
     fleet.runtime().patient = False  # a database that is away must not keep a worker from ending
-    if isinstance(pool, TaskPool):
+    try:
+        if isinstance(pool, TaskPool):
+            undone = loop_thread().call(fleet.runtime().leases.hand_over)
+            given_back = [ref for ref in fleet.log.release([Release(ask, category="drained") for ask in undone]) if ref]
+        else:
+            _kill_children(pool)
+            given_back = fleet.log.release_worker(fleet.worker)
+        log.info("steps_given_back", steps=len(given_back))
+        fleet.sender.steps(given_back)
+    except (DatabaseUnavailable, QueueUnavailable) as error:
+        log.warning("give_back_failed", error=str(error))  # the leases lapse, and a sweep of another worker sends them
+    finally:
         loop_thread().drain()
-        return
-    for process in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
+
+
+def _kill_children(pool: Any) -> None:
+    """End the processes of a prefork pool: their code cannot be asked to stop."""
+    for process in list(pool._pool._pool):
         try:
             os.kill(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             continue  # it ended by itself
-    try:
-        given_back = fleet.log.release_worker(fleet.worker)
-        fleet.sender.steps(given_back)
-    except (DatabaseUnavailable, QueueUnavailable) as error:
-        log.warning("give_back_failed", error=str(error))  # the leases lapse, and a sweep of another worker sends them
 
 
 class Registration:
