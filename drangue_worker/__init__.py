@@ -27,13 +27,23 @@ from drangue_client.store import InMemoryStore, PostgresStore, SQLiteStore, Stor
 from drangue_client.terms import Autonomy
 from drangue_client.trace import Span
 from drangue_worker.agent import Agent
-from drangue_worker.models import Model, OpenAIModel, Router, RuleRouter, SingleModel
+from drangue_worker.models import (
+    AnthropicModel,
+    FallbackModel,
+    FallbackRouter,
+    Model,
+    OpenAIModel,
+    Router,
+    RuleRouter,
+    SingleModel,
+)
 from drangue_worker.observability import ConsoleTracer, NullTracer, Tracer
 from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Tool, ToolPolicy, tool
 
 __all__ = [
     "DEFAULT_RETRY_ON",
     "Agent",
+    "AnthropicModel",
     "AuthError",
     "Autonomy",
     "Client",
@@ -41,6 +51,8 @@ __all__ = [
     "ConsoleTracer",
     "DrangueError",
     "Event",
+    "FallbackModel",
+    "FallbackRouter",
     "InMemoryStore",
     "LeaseHeldError",
     "Model",

@@ -43,7 +43,7 @@ FLOORS = [
     "drangue_worker",
     "drangue_worker.celery",
     "drangue_worker.testing.script",
-    "drangue_worker.testing.chat_completions",
+    "drangue_worker.testing.anthropic_messages drangue_worker.testing.chat_completions",
     "drangue_worker.testing",
     "drangue_worker.embedded.errors",
     "drangue_worker.embedded.process drangue_worker.embedded.root",

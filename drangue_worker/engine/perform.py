@@ -151,7 +151,7 @@ class _Step:
                 response = await model.generate(
                     system=run.terms.instructions, messages=messages, tools=tools, idempotency_key=self.key
                 )
-                payload = _decision(response, name_of(model), self.claimed.ask.step)
+                payload = _decision(response, response.model or name_of(model), self.claimed.ask.step)
                 for name in ("text", "tool_calls", "usage", "reasoning"):
                     span.set(name, payload[name])
                 span.set("duration_ms", self._duration_ms())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from drangue_client.messages import Message, ModelResponse
 from drangue_worker.tools.tool import Tool
+
+OnDelta = Callable[[str], Awaitable[None]]  # is given the text of an answer piece by piece, in order, none of it empty
 
 
 @runtime_checkable
 class Model(Protocol):
     """Any object with this method is a model; its attribute `model`, if it has one, is the recorded name.
 
-    Raise TransientError or RateLimitError for what another attempt may mend; anything else fails the run.
+    Raise TransientError or RateLimitError for what another attempt may mend; anything else fails the run. A model that
+    can stream names one more keyword, `on_delta` (an OnDelta or None), and still returns the whole answer.
     """
 
     async def generate(
@@ -26,3 +30,11 @@ def name_of(model: object) -> str | None:
     """The name a model is recorded and priced by, or None."""
     name = getattr(model, "model", None)
     return name if isinstance(name, str) else None
+
+
+def takes_deltas(model: Any) -> bool:
+    """Whether the model can stream: its `generate` names `on_delta`. A `**kwargs` that would swallow it says no."""
+    try:
+        return "on_delta" in inspect.signature(model.generate).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return False

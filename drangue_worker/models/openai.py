@@ -1,27 +1,28 @@
 """OpenAI's Chat Completions, and every endpoint that speaks them, through the real SDK.
 
-The SDK's own retries are off: a retry belongs to the step, where it is counted and seen. The SDK is loaded, and the
-client made, at the first call; one client serves an event loop, since its connections belong to the loop.
+Compatible servers leave out much of what the SDK's types promise, so nothing is taken for granted but the one choice
+that an answer needs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from urllib.parse import quote
 
-from drangue_client.errors import AuthError, NoCredentials, PermanentError, RateLimitError, TransientError
+from drangue_client.errors import NoCredentials, TransientError
 from drangue_client.messages import Message, ModelResponse, ToolCall
+from drangue_worker.models.model import OnDelta
+from drangue_worker.models.sdk import MAX_TOKENS, TIMEOUT_S, Sdk, arguments_of, check_options, no_answer
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 from drangue_worker.tools.tool import Tool
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-TIMEOUT_S = 120.0
 _REASONING_FAMILIES = ("o1", "o3", "o4", "gpt-5")
 
 
@@ -29,7 +30,9 @@ class OpenAIModel:
     """`OpenAIModel("gpt-4o")`, or any compatible server by its `base_url`.
 
     Key and URL default to OPENAI_API_KEY and OPENAI_BASE_URL; a server of your own (`base_url`) needs no key.
-    `max_tokens` is the output ceiling, `timeout` seconds per call. Further keywords go into every request and win.
+    A `client` of your own serves every event loop, keeps its settings, its retries too, and is yours to close.
+    `max_tokens` is the output ceiling. `timeout` is how many seconds the provider may be silent, before an answer and
+    between two pieces of a streamed one. Further keywords go into every request and win.
     """
 
     def __init__(
@@ -39,50 +42,50 @@ class OpenAIModel:
         client: AsyncOpenAI | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
-        max_tokens: int = 4096,
+        max_tokens: int = MAX_TOKENS,
         timeout: float = TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
-        if not model:
-            raise ValueError("model is empty; name one, such as OpenAIModel('gpt-4o').")
+        check_options(model, "OpenAIModel('gpt-4o')", max_tokens, timeout)
         self.model = model
         self.max_tokens = max_tokens
         self.timeout = timeout
-        self._given = client
         self._api_key = api_key
         self._base_url = base_url
         self._kwargs = kwargs
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncOpenAI] = WeakKeyDictionary()
+        self._sdk = Sdk("openai", self._make, given=client, timeout_s=timeout)
 
     def check(self) -> None:
         """Raise NoCredentials unless there is a key to call with. Calls nobody."""
-        if self._given is None:
+        if self._sdk.given is None:
             self._key()
 
     async def generate(
-        self, *, system: str, messages: list[Message], tools: Sequence[Tool], idempotency_key: str | None = None
+        self,
+        *,
+        system: str,
+        messages: list[Message],
+        tools: Sequence[Tool],
+        idempotency_key: str | None = None,
+        on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """One completion. Raises RateLimitError, TransientError, AuthError or PermanentError in place of the SDK's."""
-        import openai
+        """One completion; with `on_delta` it is streamed, and its text shown as it comes.
 
+        Raises RateLimitError, TransientError, AuthError or PermanentError in place of the SDK's.
+        """
         request = self._request(system, messages, tools, idempotency_key)
-        try:
-            completion = await self._client().chat.completions.create(**request)
-        except openai.RateLimitError as error:
-            raise RateLimitError(_about(error), retry_after=_retry_after(error.response.headers)) from error
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise AuthError(_about(error)) from error
-        except (openai.APIConnectionError, openai.InternalServerError, openai.ConflictError) as error:
-            raise TransientError(_about(error)) from error
-        except openai.OpenAIError as error:
-            raise PermanentError(_about(error)) from error
-        return _response(completion)
+        create = self._client().chat.completions.create
+        if on_delta is None:
+            request.pop("stream_options", None)  # of use to streams only, and refused elsewhere
+            return _response(await self._sdk.ask(create(**request)))
+        request = {"stream_options": {"include_usage": True}} | request | {"stream": True}
+        growing = _Growing()
+        await self._sdk.read(await self._sdk.ask(create(**request)), growing.take, on_delta)
+        return growing.response()
 
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.close()
+        await self._sdk.aclose()
 
     def _request(
         self, system: str, messages: list[Message], tools: Sequence[Tool], idempotency_key: str | None
@@ -92,6 +95,7 @@ class OpenAIModel:
             "model": self.model,
             "messages": _render(system, messages),
             "max_completion_tokens" if reasoning else "max_tokens": self.max_tokens,
+            "timeout": self.timeout,
         }
         if tools:
             request["tools"] = [_render_tool(tool) for tool in tools]
@@ -99,20 +103,18 @@ class OpenAIModel:
         if "max_completion_tokens" in request:
             request.pop("max_tokens", None)
         if idempotency_key:
-            request["extra_headers"] = {**request.get("extra_headers", {}), "Idempotency-Key": idempotency_key}
+            header = idempotency_key if idempotency_key.isascii() else quote(idempotency_key, safe=":")
+            request["extra_headers"] = {**request.get("extra_headers", {}), "Idempotency-Key": header}
         return request
 
-    def _client(self) -> AsyncOpenAI:
-        if self._given is not None:
-            return self._given
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            from openai import AsyncOpenAI
+    def _client(self) -> Any:
+        return self._sdk.client()
 
-            self._clients[loop] = AsyncOpenAI(
-                api_key=self._key(), base_url=self._base_url, timeout=self.timeout, max_retries=0
-            )
-        return self._clients[loop]
+    def _make(self, sdk: Any) -> AsyncOpenAI:
+        client: AsyncOpenAI = sdk.AsyncOpenAI(
+            api_key=self._key(), base_url=self._base_url, timeout=self.timeout, max_retries=0
+        )
+        return client
 
     def _key(self) -> str:
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
@@ -157,30 +159,66 @@ def _render_tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+@dataclass(slots=True)
+class _Call:
+    """A tool call whose pieces are still coming."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class _Growing:
+    """A completion put together from the chunks of its stream."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._calls: dict[int, _Call] = {}
+        self._usage: Any = None
+        self._stop_reason: str | None = None
+
+    def take(self, chunk: Any) -> str:
+        """Note one chunk; returns the text it adds."""
+        self._usage = chunk.usage or self._usage
+        choice = next((one for one in chunk.choices or () if not one.index), None)
+        if choice is None:
+            return ""
+        self._stop_reason = choice.finish_reason or self._stop_reason
+        for fragment in getattr(choice.delta, "tool_calls", None) or ():
+            self._add(fragment)
+        text: str = getattr(choice.delta, "content", None) or ""
+        self._texts.append(text)
+        return text
+
+    def _add(self, fragment: Any) -> None:
+        index = fragment.index
+        if index is None:  # some servers leave it out: an id then begins the next call
+            index = max(self._calls, default=-1) + bool(fragment.id or not self._calls)
+        call = self._calls.setdefault(index, _Call())
+        call.id = fragment.id or call.id
+        if fragment.function is not None:
+            call.name = fragment.function.name or call.name
+            call.arguments += fragment.function.arguments or ""
+
+    def response(self) -> ModelResponse:
+        """The whole completion. TransientError if its end never came."""
+        if self._stop_reason is None:
+            raise TransientError("the stream ended before the completion did")
+        calls = [ToolCall(call.id, call.name, arguments_of(call.arguments)) for _, call in sorted(self._calls.items())]
+        return ModelResponse("".join(self._texts), calls, _usage(self._usage), stop_reason=self._stop_reason)
+
+
 def _response(completion: Any) -> ModelResponse:
-    if not completion.choices:
-        raise TransientError("the provider answered without a choice")
-    choice = completion.choices[0]
-    return ModelResponse(
-        text=choice.message.content or "",
-        tool_calls=[
-            ToolCall(call.id or "", call.function.name, _arguments(call.function.arguments))
-            for call in choice.message.tool_calls or []
-            if call.type == "function"
-        ],
-        usage=_usage(completion.usage),
-        stop_reason=choice.finish_reason,
-    )
-
-
-def _arguments(text: str | None) -> dict[str, Any]:
-    if not text or not text.strip():
-        return {}
-    try:
-        arguments = json.loads(text)
-    except (ValueError, RecursionError):
-        return {RAW_ARGUMENTS: text}
-    return arguments if isinstance(arguments, dict) else {RAW_ARGUMENTS: text}
+    choices: Any = getattr(completion, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    if message is None:
+        raise no_answer(completion, "chat completion")
+    calls = [
+        ToolCall(call.id or "", call.function.name, arguments_of(call.function.arguments))
+        for call in message.tool_calls or []
+        if getattr(call, "function", None) is not None  # some servers leave out its type, which would say so
+    ]
+    return ModelResponse(message.content or "", calls, _usage(completion.usage), stop_reason=choices[0].finish_reason)
 
 
 def _usage(usage: Any) -> dict[str, int] | None:
@@ -189,18 +227,10 @@ def _usage(usage: Any) -> dict[str, int] | None:
         return None
     details = usage.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details else 0
-    counts = {"input_tokens": usage.prompt_tokens - cached, "output_tokens": usage.completion_tokens}
+    counts = {
+        "input_tokens": max(0, (usage.prompt_tokens or 0) - cached),
+        "output_tokens": usage.completion_tokens or 0,
+    }
     if cached:
         counts["cache_read_input_tokens"] = cached
     return counts
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    try:
-        return float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-
-
-def _about(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -1,11 +1,19 @@
-"""Which model takes the next step."""
+"""Which model takes the next step, and which one when that one fails for good.
+
+A router chooses before a step and chooses alike for every attempt; what the attempts showed is no business of its. So
+the fallback is a model: it asks the next one within the same call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from drangue_client.messages import Message
+from drangue_client.errors import PermanentError, TransientError
+from drangue_client.messages import Message, ModelResponse
+from drangue_worker.models.model import OnDelta, name_of, takes_deltas
+from drangue_worker.tools.tool import Tool
 
 
 @runtime_checkable
@@ -27,8 +35,8 @@ class SingleModel:
 
     @property
     def models(self) -> tuple[Any, ...]:
-        """Every model this router can choose."""
-        return (self.model,)
+        """Every model this router can choose; of a fallback, those it is made of."""
+        return _all_of(self.model)
 
 
 class RuleRouter:
@@ -47,5 +55,87 @@ class RuleRouter:
 
     @property
     def models(self) -> tuple[Any, ...]:
-        """Every model this router can choose."""
-        return (self.default, *(model for _, model in self.rules))
+        """Every model this router can choose; of a fallback, those it is made of."""
+        return tuple(one for model in (self.default, *(model for _, model in self.rules)) for one in _all_of(model))
+
+
+class FallbackModel:
+    """Asks the first of `models`, and the next one when that fails for good: a refused key, a rejected request.
+
+    What another attempt may mend (TransientError, RateLimitError) goes to the engine, which tries again from the first
+    model on. With `on_transient=True` it too leads to the next model, at once: an outage looks like that, and the
+    engine's few attempts do not outlast it. When every model failed, the error is transient if any of theirs was.
+
+    Every model but the first is given an idempotency key of its own, as it is asked something else. A stream that fails
+    half-way has shown its beginning already; the next model's text comes after it.
+    """
+
+    def __init__(self, *models: Any, on_transient: bool = False) -> None:
+        if not models:
+            raise ValueError("models is empty. Name at least one: FallbackModel(first, second).")
+        for one in models:
+            if not callable(getattr(one, "generate", None)):
+                raise TypeError(f"models holds {one!r}; each must have an async method `generate`.")
+        self._asked = models
+        self.on_transient = on_transient
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """Every model that may be asked, in their order; of a fallback among them, those it is made of."""
+        return tuple(one for model in self._asked for one in _all_of(model))
+
+    def check(self) -> None:
+        """Ask every model whether it could be called: a fallback without a key is none. Raises NoCredentials."""
+        for model in self.models:
+            if hasattr(model, "check"):
+                model.check()
+
+    async def generate(
+        self,
+        *,
+        system: str,
+        messages: list[Message],
+        tools: Sequence[Tool],
+        idempotency_key: str | None = None,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """The first answer there is, under the name of the model that gave it. PermanentError tells all failures."""
+        failures: list[Exception] = []
+        for number, model in enumerate(self._asked):
+            more: dict[str, Any] = {"on_delta": on_delta} if on_delta and takes_deltas(model) else {}
+            key = f"{idempotency_key}+{number}" if idempotency_key and number else idempotency_key
+            try:
+                response: ModelResponse = await model.generate(
+                    system=system, messages=messages, tools=tools, idempotency_key=key, **more
+                )
+            except Exception as error:
+                if isinstance(error, TransientError) and not self.on_transient:
+                    raise
+                failures.append(error)
+            else:
+                return response if response.model else replace(response, model=name_of(model))
+        raise self._verdict(failures)
+
+    def _verdict(self, failures: list[Exception]) -> Exception:
+        transient = [error for error in failures if isinstance(error, TransientError)]
+        if transient or len(failures) == 1:
+            return (transient or failures)[-1]
+        told = [f"{name_of(model)}: {error}" for model, error in zip(self._asked, failures, strict=True)]
+        return PermanentError(f"every model failed: {'; '.join(told)}")
+
+    async def aclose(self) -> None:
+        """Close the clients the models made for the running event loop."""
+        for model in self.models:
+            if hasattr(model, "aclose"):
+                await model.aclose()
+
+
+class FallbackRouter(SingleModel):
+    """`FallbackRouter(first, second)`: a FallbackModel of these takes every step."""
+
+    def __init__(self, *models: Any, on_transient: bool = False) -> None:
+        super().__init__(FallbackModel(*models, on_transient=on_transient))
+
+
+def _all_of(model: Any) -> tuple[Any, ...]:
+    return model.models if isinstance(model, FallbackModel) else (model,)

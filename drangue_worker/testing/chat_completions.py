@@ -14,7 +14,7 @@ from drangue_worker.testing.script import Json, ProviderCall, Reply
 
 
 class ChatCompletions:
-    """OpenAI's format. Another one is another class with these four methods and its path in the provider's _WIRES."""
+    """OpenAI's format."""
 
     def read(self, body: Json) -> tuple[str, list[Json], tuple[str, ...]]:
         """The system text, the other messages in neutral form, the names of the tools."""
@@ -40,7 +40,7 @@ class ChatCompletions:
 
     def error(self, reply: Reply) -> bytes:
         """The body of a refusal; the status goes beside it."""
-        fallback = "server_error" if reply.status >= 500 else "invalid_request_error"
+        fallback = "invalid_request_error" if 400 <= reply.status < 500 else "server_error"
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(reply.status, fallback)
         return _json({"error": {"message": reply.error, "type": kind, "param": None, "code": reply.error_code}})
 
@@ -63,6 +63,10 @@ class ChatCompletions:
                 deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         head = self._head(call, "chat.completion.chunk")
         events = [head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        if reply.error:
+            yield from (b"data: %b\n\n" % _json(event) for event in events)
+            yield b"data: %b\n\n" % self.error(reply)
+            return
         events.append(head | {"choices": [{"index": 0, "delta": {}, "finish_reason": self._finish(reply)}]})
         if (call.body.get("stream_options") or {}).get("include_usage"):
             events = [event | {"usage": None} for event in events]

@@ -1,7 +1,8 @@
 """A scripted model provider on the loopback interface: what the demo, the tests (yours too) and the benchmarks talk to.
 
-It speaks a provider's wire format over real sockets, so the SDK, its connection pool and its error mapping are tested
-too. The invariant: no conversation is kept, so calls may come in any order, twice, or a thousand at a time.
+It speaks the wire formats of OpenAI and Anthropic over real sockets, so the SDKs, their connection pools and their
+errors are tested too. The invariant: no conversation is kept, so calls may come in any order, twice, or a thousand at
+a time.
 
 It deliberately judges no content: not whether a called tool was offered, nor whether arguments fit a schema. It refuses
 what real providers refuse: a request without a model, and tool calls that are not followed by their results.
@@ -23,8 +24,9 @@ from typing import Self, cast
 import click
 import h11
 
+from drangue_worker.testing.anthropic_messages import AnthropicMessages
 from drangue_worker.testing.chat_completions import ChatCompletions
-from drangue_worker.testing.script import Json, ProviderCall, Reply, Script
+from drangue_worker.testing.script import Json, ProviderCall, Reply, Script, Wire
 
 __all__ = ["Json", "Provider", "ProviderCall", "Reply", "Script", "main"]
 
@@ -55,10 +57,15 @@ class Provider:
 
     @property
     def base_url(self) -> str:
-        """What to give an SDK: "http://127.0.0.1:PORT/v1"."""
+        """What to give OpenAI's SDK: "http://127.0.0.1:PORT/v1"."""
+        return f"{self.anthropic_base_url}/v1"
+
+    @property
+    def anthropic_base_url(self) -> str:
+        """What to give Anthropic's SDK, which adds the rest: "http://127.0.0.1:PORT"."""
         if not self._port:
             raise RuntimeError("the provider has no port yet: start it first")
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def calls(self) -> tuple[ProviderCall, ...]:
@@ -123,7 +130,7 @@ class Provider:
             connection.transport.abort()
         await asyncio.sleep(0)  # an aborted transport closes its socket one turn of the loop later
 
-    def _receive(self, wire: ChatCompletions, headers: dict[str, str], body: Json) -> ProviderCall:
+    def _receive(self, wire: Wire, headers: dict[str, str], body: Json) -> ProviderCall:
         model, (system, messages, tools) = body.get("model"), wire.read(body)
         if not isinstance(model, str) or not model or not messages:
             raise ValueError("a request needs a 'model' (its name) and at least one message that is not a system's")
@@ -225,18 +232,20 @@ class _Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    async def _refuse(self, wire: ChatCompletions, status: int, message: str) -> None:
+    async def _refuse(self, wire: Wire, status: int, message: str) -> None:
         reply = Reply(status=status, error=message)
         await self._send(reply, [wire.error(reply)])
 
-    async def _perform(self, wire: ChatCompletions, call: ProviderCall) -> None:
+    async def _perform(self, wire: Wire, call: ProviderCall) -> None:
         try:
             reply = await self._provider._ask(call)
             await asyncio.sleep(reply.delay_s)
             if reply.status == 200 and call.stream:
                 await self._send(reply, list(wire.stream(call, reply)), "text/event-stream")
+            elif reply.status == 200 and not reply.error:
+                await self._send(reply, [wire.answer(call, reply)])
             else:
-                await self._send(reply, [wire.answer(call, reply) if reply.status == 200 else wire.error(reply)])
+                await self._send(reply, [wire.error(reply)])
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # pytest.fail() is no Exception, and must not leave the client waiting
@@ -263,7 +272,7 @@ class _Connection(asyncio.Protocol):
 
 
 _OPENAI = ChatCompletions()
-_WIRES = {"/v1/chat/completions": _OPENAI}
+_WIRES: dict[str, Wire] = {"/v1/chat/completions": _OPENAI, "/v1/messages": AnthropicMessages()}
 
 
 @click.command()

@@ -6,9 +6,9 @@ a reply may call tools that nobody offered.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 Json = dict[str, Any]
 
@@ -54,15 +54,33 @@ class Reply:
     input_tokens: int = 10  # the whole prompt, cached or not
     output_tokens: int = 5
     cached_tokens: int = 0  # the part of input_tokens that came from the provider's cache
+    cache_write_tokens: int = 0  # the part that was written into it; Anthropic's format only, like the next
+    thinking: tuple[tuple[str | None, str], ...] = ()  # (thought, signature); a thought of None is a redacted one
     finish_reason: str | None = None  # in the wire format's own words; None picks what fits the reply
     delay_s: float = 0.0  # before the answer starts
     chunk_delay_s: float = 0.0  # between the chunks of a stream
     status: int = 200  # any other: an error body in the wire format's shape, with error and error_code
-    error: str = ""
-    error_code: str | None = None  # such as "insufficient_quota"
+    error: str = ""  # with status 200: what comes in place of the end of a stream, or of the whole answer
+    error_code: str | None = None  # such as "insufficient_quota"; in Anthropic's format the error's type
     headers: Mapping[str, str] = field(default_factory=dict)  # such as {"retry-after": "2"}
     hang_up: bool = False  # close the connection instead of answering
     hang_up_after: int = 0  # with hang_up: how many chunks of a stream are sent before that
 
 
 Script = Callable[[ProviderCall], Reply | Awaitable[Reply]]
+
+
+class Wire(Protocol):
+    """A provider's wire format: one class with these methods, and its path in the provider's `_WIRES`."""
+
+    def read(self, body: Json) -> tuple[str, list[Json], tuple[str, ...]]:
+        """A request: its system text, its messages and the names of its tools, as ProviderCall has them."""
+
+    def error(self, reply: Reply) -> bytes:
+        """The body of a refusal."""
+
+    def answer(self, call: ProviderCall, reply: Reply) -> bytes:
+        """The body of a whole answer."""
+
+    def stream(self, call: ProviderCall, reply: Reply) -> Iterator[bytes]:
+        """The chunks of a streamed answer."""

@@ -8,7 +8,7 @@ import pytest
 
 from drangue_client.events import Fact
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Ask, Release
+from drangue_client.store.port import Ask, Executor, Release
 from tests.contract.log_scenes import (
     LEASE_S,
     NOTE,
@@ -100,6 +100,17 @@ class TestWhoMayClaim:
         write(log, "r", end)
         elapse(log, LEASE_S + 1)
         assert log.claim([ask(step=2), ask(step=3)], LEASE_S) == [None, None]
+
+    @pytest.mark.parametrize(("owner", "stranger"), [("celery", "inline"), ("inline", "celery")])
+    def test_a_step_is_given_to_the_runs_own_executor_only(
+        self, log: SqlLog, owner: Executor, stranger: Executor
+    ) -> None:
+        """A fleet has not a process's agent, nor a process the fleet's tools: neither may touch the other's run."""
+        fan_out(log, executor=owner)
+        before = stored(log)
+        assert log.claim([replace(ask(step=2), executor=stranger)], LEASE_S) == [None]
+        assert stored(log) == before
+        assert claim(log, step=2, executor=owner).look.row.executor == owner
 
     def test_a_paused_runs_free_step_can_be_claimed(self, log: SqlLog) -> None:
         """Siblings that need nobody run while a person is asked."""

@@ -346,6 +346,9 @@ class TestProjections:
         ended = log.look("r").row.finished_at
         write(log, "r", resumed(), finished(0))
         assert log.look("r").row.finished_at == pytest.approx(ended + 100, abs=10)
+        write(log, "r", failed(0), resumed())
+        row = log.look("r").row
+        assert (row.status, row.error, row.finished_at) == ("running", None, None)
 
     def test_a_move_says_when_the_run_needs_a_coordinator_again(self, log: SqlLog) -> None:
         """None is a run that needs nobody but its steps: no sweep may load it meanwhile."""

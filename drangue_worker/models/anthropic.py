@@ -1,0 +1,274 @@
+"""Anthropic's Messages API through the real SDK.
+
+A thinking block goes back exactly as it came: the provider signs it, and refuses a conversation in which it was
+changed. What the API refuses for its form alone, and another provider would have taken, is put right on the way out:
+ids of calls, turns without words. There is no idempotency key: the API has none, so a repeated call is paid twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from drangue_client.errors import NoCredentials, TransientError
+from drangue_client.messages import Message, ModelResponse, ToolCall
+from drangue_worker.models.model import OnDelta
+from drangue_worker.models.sdk import MAX_TOKENS, TIMEOUT_S, Sdk, arguments_of, check_options, no_answer
+from drangue_worker.tools.invoke import RAW_ARGUMENTS
+from drangue_worker.tools.tool import Tool
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+_EPHEMERAL = {"cache_control": {"type": "ephemeral"}}
+_COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+# Where the SDK finds who is calling, beside a key given here; the last three lead to a profile or a federated identity.
+_CREDENTIALS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_PROFILE",
+    "ANTHROPIC_IDENTITY_TOKEN",
+    "ANTHROPIC_IDENTITY_TOKEN_FILE",
+)
+
+
+class AnthropicModel:
+    """`AnthropicModel("claude-sonnet-5")`.
+
+    Key and URL default to ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL; a server of your own (`base_url`) needs no key.
+    A `client` of your own serves every event loop, keeps its settings, its retries too, and is yours to close.
+    `max_tokens` is the output ceiling. `cache=True` marks instructions and tools for the provider's prompt cache.
+    `timeout` is how many seconds the provider may be silent, before an answer and between two pieces of a streamed one.
+    Further keywords (`thinking={"type": "adaptive"}`) go into every request and win.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        client: AsyncAnthropic | None = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        max_tokens: int = MAX_TOKENS,
+        cache: bool = False,
+        timeout: float = TIMEOUT_S,
+        **kwargs: Any,
+    ) -> None:
+        check_options(model, "AnthropicModel('claude-sonnet-5')", max_tokens, timeout)
+        self.model = model
+        self.max_tokens = max_tokens
+        self.cache = cache
+        self.timeout = timeout
+        self._api_key = api_key
+        self._base_url = base_url
+        self._kwargs = kwargs
+        self._sdk = Sdk("anthropic", self._make, given=client, timeout_s=timeout)
+
+    def check(self) -> None:
+        """Raise NoCredentials unless there is something to call with. Calls nobody."""
+        if self._sdk.given is None:
+            self._key()
+
+    async def generate(
+        self,
+        *,
+        system: str,
+        messages: list[Message],
+        tools: Sequence[Tool],
+        idempotency_key: str | None = None,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """One message; with `on_delta` it is streamed, and its text shown as it comes. `idempotency_key` is not sent.
+
+        Raises RateLimitError, TransientError, AuthError or PermanentError in place of the SDK's.
+        """
+        request = self._request(system, messages, tools)
+        create = self._client().messages.create
+        if on_delta is None:
+            message = await self._sdk.ask(create(**request))
+            content = getattr(message, "content", None)
+            if not isinstance(content, list):
+                raise no_answer(message, "message of the Messages API")
+            return _response(content, _counts(message.usage), message.stop_reason)
+        growing = _Growing()
+        await self._sdk.read(await self._sdk.ask(create(**request, stream=True)), growing.take, on_delta)
+        return growing.response()
+
+    async def aclose(self) -> None:
+        """Close the client that was made for the running event loop."""
+        await self._sdk.aclose()
+
+    def _request(self, system: str, messages: list[Message], tools: Sequence[Tool]) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "timeout": self.timeout,
+            "messages": _render(messages),
+        }
+        if system:
+            request["system"] = [{"type": "text", "text": system, **_EPHEMERAL}] if self.cache else system
+        if tools:
+            request["tools"] = [tool.to_schema() for tool in tools]
+            if self.cache:
+                request["tools"][-1] |= _EPHEMERAL
+        return request | self._kwargs
+
+    def _client(self) -> Any:
+        return self._sdk.client()
+
+    def _make(self, sdk: Any) -> AsyncAnthropic:
+        client: AsyncAnthropic = sdk.AsyncAnthropic(
+            api_key=self._key(), base_url=self._base_url, timeout=self.timeout, max_retries=0
+        )
+        return client
+
+    def _key(self) -> str | None:
+        """The key to give to the SDK; None where it finds its own way."""
+        if self._api_key or any(os.environ.get(name) for name in _CREDENTIALS):
+            return self._api_key
+        if self._base_url or os.environ.get("ANTHROPIC_BASE_URL"):
+            return "none"  # a server of one's own asks for no key, but the SDK does
+        raise NoCredentials(
+            f"model {self.model!r} has no API key. Set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a server of your "
+            "own."
+        )
+
+
+def _render(messages: list[Message]) -> list[dict[str, Any]]:
+    rendered: list[dict[str, Any]] = []
+    used: set[str] = set()
+    ids: dict[str, str] = {}  # of the latest decision: our id of a call -> the one the provider is shown
+    for message in messages:
+        match message["role"]:
+            case "assistant":
+                calls = message.get("tool_calls") or []
+                ids = {call["id"]: _wire_id(call["id"], used) for call in calls}
+                said = [{"type": "text", "text": message["content"]}] if message["content"].strip() else []
+                asked = [
+                    {
+                        "type": "tool_use",
+                        "id": ids[call["id"]],
+                        "name": call["name"],
+                        "input": _input(call["arguments"]),
+                    }
+                    for call in calls
+                ]
+                if said or asked:  # thoughts alone are no turn: the API refuses a message that ends in them
+                    content = [*message.get("thinking_blocks", ()), *said, *asked]
+                    rendered.append({"role": "assistant", "content": content})
+            case "tool":
+                call_id = ids.get(message["call_id"], message["call_id"])
+                result = {"type": "tool_result", "tool_use_id": call_id, "content": message["content"]}
+                if rendered and rendered[-1]["role"] == "user" and isinstance(rendered[-1]["content"], list):
+                    rendered[-1]["content"].append(result)
+                else:
+                    rendered.append({"role": "user", "content": [result]})
+            case _:
+                rendered.append({"role": "user", "content": message["content"]})
+    return rendered
+
+
+def _wire_id(call_id: str, used: set[str]) -> str:
+    """An id the API takes: of its letters, and once in a conversation. Another provider's may be neither."""
+    legal = re.sub(r"[^a-zA-Z0-9_-]", "_", call_id) or "call"
+    candidates = itertools.chain([legal], (f"{legal}_{number}" for number in itertools.count(2)))
+    found = next(one for one in candidates if one not in used)
+    used.add(found)
+    return found
+
+
+def _input(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for the way back. Those that could not be read are wrapped as the provider's guide proposes."""
+    raw = set(arguments) == {RAW_ARGUMENTS}
+    return {"INVALID_JSON": str(arguments[RAW_ARGUMENTS])} if raw else dict(arguments)
+
+
+class _Growing:
+    """A message put together from the events of its stream."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, Any] = {}
+        self._counts: dict[str, int] = {}
+        self._stop_reason: str | None = None
+        self._complete = False
+
+    def take(self, event: Any) -> str:
+        """Note one event; returns the text it adds."""
+        match getattr(event, "type", None):
+            case "message_start":
+                self._counts |= _counts(event.message.usage) or {}
+            case "content_block_start":
+                self._blocks[event.index] = event.content_block
+                return getattr(event.content_block, "text", None) or ""
+            case "content_block_delta" if event.index in self._blocks:
+                return _grow(self._blocks[event.index], event.delta)
+            case "message_delta":
+                self._stop_reason = event.delta.stop_reason
+                self._counts |= _counts(event.usage) or {}
+            case "message_stop":
+                self._complete = True
+        return ""
+
+    def response(self) -> ModelResponse:
+        """The whole message. TransientError if its end never came."""
+        if not self._complete:
+            raise TransientError("the stream ended before the message did")
+        return _response(self._blocks.values(), self._counts or None, self._stop_reason)
+
+
+def _grow(block: Any, delta: Any) -> str:
+    match delta.type:
+        case "text_delta":
+            block.text = (block.text or "") + delta.text
+            return str(delta.text)
+        case "thinking_delta":
+            block.thinking = (block.thinking or "") + delta.thinking
+        case "signature_delta":
+            block.signature = delta.signature
+        case "input_json_delta" if delta.partial_json:  # text until its end: a lenient parser takes a half for a whole
+            block.input = (block.input if isinstance(block.input, str) else "") + delta.partial_json
+    return ""
+
+
+def _response(content: Iterable[Any], counts: dict[str, int] | None, stop_reason: str | None) -> ModelResponse:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    thinking_blocks: list[dict[str, Any]] = []
+    calls: list[ToolCall] = []
+    for block in content:
+        match block.type:
+            case "text":
+                texts.append(block.text)
+            case "thinking":
+                thoughts.append(block.thinking)
+                thinking_blocks.append({"type": "thinking", "thinking": block.thinking, "signature": block.signature})
+            case "redacted_thinking":
+                thinking_blocks.append({"type": "redacted_thinking", "data": block.data})
+            case "tool_use":
+                calls.append(ToolCall(block.id or "", block.name, arguments_of(block.input)))
+    return ModelResponse(
+        text="".join(texts),
+        tool_calls=calls,
+        usage=_usage(counts),
+        reasoning="".join(thoughts) or None,
+        stop_reason=stop_reason,
+        thinking_blocks=thinking_blocks,
+    )
+
+
+def _counts(usage: Any) -> dict[str, int] | None:
+    """The counts a usage names; a later one of a stream replaces an earlier one, each being a total."""
+    if usage is None:
+        return None
+    counts = {name: getattr(usage, name, None) for name in _COUNTS}
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def _usage(counts: dict[str, int] | None) -> dict[str, int] | None:
+    """Input and output always, the cache's share where there is one. The provider's own counts do not overlap."""
+    if counts is None:
+        return None
+    return {name: counts.get(name, 0) for name in _COUNTS if counts.get(name) or name in _COUNTS[:2]}
