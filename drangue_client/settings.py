@@ -71,7 +71,8 @@ def _database_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if _scheme(value) not in {"redis", "rediss"}:
+    number = urlsplit(value).path.strip("/") if _scheme(value) else "?"
+    if _scheme(value) not in {"redis", "rediss"} or not (number == "" or number.isdecimal()):
         raise ValueError("must be a Redis URL such as redis://:password@host:6379/0")
     return value
 

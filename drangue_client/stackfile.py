@@ -43,7 +43,7 @@ def find_stack(start: Path) -> Addresses | None:
     """
     here = start.absolute()
     for folder in (here, *here.parents):
-        addresses = _read(folder / FOLDER / FILE)
+        addresses = read_stack(folder / FOLDER)
         if addresses is not None:
             return addresses
     return None
@@ -81,8 +81,16 @@ def write_stack(folder: Path, addresses: Addresses, extra: dict[str, str]) -> No
 
 
 def remove_stack(folder: Path) -> None:
-    """Take the announcement back. Nothing happens when there is none."""
-    (folder / FILE).unlink(missing_ok=True)
+    """Take this process's announcement back. Nothing happens when there is none, or another process's."""
+    found = _read(folder / FILE)
+    if found is not None and found[1] == os.getpid():
+        (folder / FILE).unlink(missing_ok=True)
+
+
+def read_stack(folder: Path) -> Addresses | None:
+    """The addresses announced in `folder` by a process that lives, or None."""
+    found = _read(folder / FILE)
+    return found[0] if found else None
 
 
 def write_private(path: Path, content: str) -> None:
@@ -98,7 +106,7 @@ def write_private(path: Path, content: str) -> None:
         raise
 
 
-def _read(path: Path) -> Addresses | None:
+def _read(path: Path) -> tuple[Addresses, int] | None:
     try:
         with path.open(encoding="utf-8") as file:
             owner = os.fstat(file.fileno())
@@ -110,7 +118,7 @@ def _read(path: Path) -> Addresses | None:
         return None
     if not (isinstance(pid, int) and isinstance(database_url, str) and isinstance(redis_url, str) and _alive(pid)):
         return None
-    return Addresses(database_url, redis_url)
+    return Addresses(database_url, redis_url), pid
 
 
 def _alive(pid: int) -> bool:

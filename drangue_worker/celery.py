@@ -6,6 +6,7 @@ Importing this module reads the environment and loads the agents; everything els
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
 from celery.signals import setup_logging
@@ -29,3 +30,7 @@ try:
 except DrangueError as error:
     sys.stderr.write(f"drangue: {error}\n")
     raise SystemExit(2) from None
+except ImportError:
+    # Celery takes an ImportError from here for a missing app and hides what the agents' module could not import.
+    traceback.print_exc()
+    raise SystemExit(1) from None

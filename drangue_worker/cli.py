@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,10 @@ from drangue_client.console.commands import COMMANDS
 from drangue_client.console.shell import run_main, settings_here
 from drangue_client.errors import QueueUnavailable, SettingsError
 from drangue_client.settings import Settings
+from drangue_client.wire.queue import LOOP_QUEUES, QUEUES, TOOL_QUEUE, unreachable
+
+if TYPE_CHECKING:
+    from drangue_worker.registry import Registry
 
 POOLS = ("model", "tool")
 
@@ -28,7 +33,7 @@ def drangue() -> None:
     """
 
 
-@click.command()
+@click.command(short_help="Work on runs.")
 @click.argument("pool", required=False, type=click.Choice(POOLS))
 @click.option("--concurrency", type=click.IntRange(1), help="Steps in flight (model) or child processes (tool).")
 @click.option("--queues", help="Queues to serve, by commas, in place of the pool's own.")
@@ -42,38 +47,46 @@ def worker(
     Without POOL both are started and kept running. SIGTERM lets running steps finish for DRANGUE_DRAIN_GRACE_S seconds,
     then gives them back.
     """
+    from drangue_worker.registry import serving
     from drangue_worker.supervisor import Supervisor, follow_parent, worker_command
 
     if parent is not None:
         follow_parent(parent)
+    if pool is None and (concurrency or queues or name):
+        raise click.UsageError("--concurrency, --queues and --name are for one pool; name it: model or tool.")
     settings = settings_here()
-    _check(settings)
+    served = serving(settings, thinking=pool != "tool")
+    wanted = _queues(pool, queues, served) if pool else []
+    _check_servers(settings)
     os.environ.update(settings.to_env())  # the addresses may come from a stack; Celery's children read the environment
     if pool is None:
-        if concurrency or queues or name:
-            raise click.UsageError("--concurrency, --queues and --name are for one pool; name it: model or tool.")
         supervisor = Supervisor(grace_s=settings.drain_grace_s)
         for one in POOLS:
             supervisor.start(one, worker_command(one))
         return supervisor.run()
-    _serve(pool, settings, concurrency, queues, name)
+    _serve(pool, settings, concurrency, wanted, name)
     return None
 
 
-def _check(settings: Settings) -> None:
-    """Everything that would keep a worker from working, said before it starts: one line each, exit code 2."""
+def _queues(pool: str, given: str | None, registry: Registry) -> list[str]:
+    """The queues to serve: the pool's own, or the given ones. SettingsError for one that nobody sends to."""
+    custom = registry.queues - set(QUEUES)
+    on_loop = custom & registry.async_queues
+    own = [*LOOP_QUEUES, *sorted(on_loop)] if pool == "model" else [TOOL_QUEUE, *sorted(custom - on_loop)]
+    chosen = [name.strip() for name in given.split(",")] if given else own
+    known = sorted({*QUEUES, *custom})
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise SettingsError(f"--queues names {unknown[0]!r}, to which nobody sends. The queues are {', '.join(known)}.")
+    return chosen
+
+
+def _check_servers(settings: Settings) -> None:
+    """What would keep a worker from working, said before it starts: one line, exit code 2."""
     import redis
 
     from drangue_client.store.log import SqlLog
-    from drangue_worker.registry import Registry
 
-    if not settings.agents:
-        raise SettingsError(
-            "DRANGUE_AGENTS is not set, so there is nothing to serve. Set it to the module that holds your agents, "
-            "such as DRANGUE_AGENTS=shop.agents."
-        )
-    for blueprint in Registry.load(settings.agents):
-        blueprint.check()
     log = SqlLog(settings.require_database(), pool_size=1)
     try:
         log.agents()
@@ -83,38 +96,27 @@ def _check(settings: Settings) -> None:
         with redis.Redis.from_url(settings.require_redis(), socket_connect_timeout=3, retry=None) as client:
             client.ping()
     except (redis.exceptions.RedisError, OSError) as error:
-        raise QueueUnavailable(f"Redis cannot be reached: {error}. Start it, or correct DRANGUE_REDIS_URL.") from error
+        raise QueueUnavailable(unreachable(error)) from error
 
 
-def _serve(pool: str, settings: Settings, concurrency: int | None, queues: str | None, name: str | None) -> None:
+def _serve(pool: str, settings: Settings, concurrency: int | None, queues: list[str], name: str | None) -> None:
     """Become the Celery worker of a pool; returns when it has been stopped."""
-    from celery.exceptions import ImproperlyConfigured, SecurityWarning
-
-    from drangue_client.wire.queue import LOOP_QUEUES, TOOL_QUEUE
+    from celery.exceptions import SecurityWarning
 
     # Celery warns that a root worker could be made to unpickle; ours accept JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    from drangue_worker.celery import app, registry
-    from drangue_worker.fleet.steps import async_queues
+    from drangue_worker.celery import app
 
-    custom = registry.queues - {*LOOP_QUEUES, TOOL_QUEUE}
-    on_loop = custom & async_queues(registry)
-    if pool == "model":
-        own = [*LOOP_QUEUES, *sorted(on_loop)]
-    else:
-        own = [TOOL_QUEUE, *sorted(custom - on_loop)]
+    if pool == "tool":
         app.conf.worker_pool = "prefork"
     arguments = ["--quiet", "worker", "--without-gossip", "--without-mingle", "--loglevel", settings.log_level.upper()]
-    arguments += ["--queues", queues or ",".join(own), "--hostname", name or f"{pool}.{os.getpid()}@%h"]
+    arguments += ["--queues", ",".join(queues), "--hostname", name or f"{pool}.{os.getpid()}@%h"]
     if concurrency:
         arguments += ["--concurrency", str(concurrency)]
-    try:
-        app.worker_main(arguments)
-    except ImproperlyConfigured as error:
-        raise SettingsError(str(error)) from error
+    app.worker_main(arguments)
 
 
-@click.command()
+@click.command(short_help="Servers and workers of this folder, in one terminal.")
 @click.option("--model-workers", type=click.IntRange(1), default=1, show_default=True, help="Model-pool processes.")
 @click.option("--tool-workers", type=click.IntRange(1), default=1, show_default=True, help="Tool-pool processes.")
 def dev(model_workers: int, tool_workers: int) -> int:
@@ -128,7 +130,7 @@ def dev(model_workers: int, tool_workers: int) -> int:
     return run_dev(Path.cwd(), model_workers, tool_workers)
 
 
-@click.command()
+@click.command(short_help="Play a story on a fleet.")
 def demo() -> int:
     """Play a story on a fleet of this folder's own: 20 runs, a killed worker, an approval."""
     from drangue_worker.demo.play import play

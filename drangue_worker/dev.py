@@ -19,10 +19,11 @@ import click
 
 from drangue_client.errors import DrangueError
 from drangue_client.settings import Settings
-from drangue_client.stackfile import FOLDER, Addresses, remove_stack, write_stack
+from drangue_client.stackfile import FOLDER, Addresses, read_stack, remove_stack, write_stack
 from drangue_client.store.migrate import migrate
 from drangue_client.wire.queue import Sender
 from drangue_worker.embedded import EmbeddedError, Servers
+from drangue_worker.registry import serving
 from drangue_worker.supervisor import Supervisor, following, worker_command
 
 READY_S = 60.0
@@ -32,8 +33,11 @@ FLOWER_PORT = 5555
 def run_dev(folder: Path, model_workers: int, tool_workers: int) -> int:
     """Start everything, say where it is, and keep it running until SIGTERM or SIGINT. Returns an exit code."""
     signal.signal(signal.SIGTERM, _leave)  # until the supervisor takes over: leave through the stack below
+    settings = Settings.from_env()
+    if settings.agents:
+        serving(settings)  # what is wrong with the agents is said before anything is started
     with ExitStack() as stack:
-        settings = start_servers(Settings.from_env(), folder, stack)
+        settings = start_servers(settings, folder, stack)
         click.echo(f"Postgres  {settings.database_url}\nRedis     {settings.redis_url}")
         supervisor = Supervisor({"DRANGUE_LOG_FORMAT": "console", **settings.to_env()}, grace_s=settings.drain_grace_s)
         stack.callback(supervisor.stop)
@@ -65,6 +69,8 @@ def start_servers(settings: Settings, folder: Path, stack: ExitStack) -> Setting
             database_url=settings.database_url or addresses.database_url,
             redis_url=settings.redis_url or addresses.redis_url,
         )
+    elif read_stack(folder / FOLDER) is not None:  # embedded servers lock their folder; others do not
+        raise DrangueError(f"a stack is already running in {folder}. Use that one, or stop it first.")
     migrate(settings.require_database())
     write_stack(folder / FOLDER, Addresses(settings.database_url, settings.redis_url), {})
     stack.callback(remove_stack, folder / FOLDER)

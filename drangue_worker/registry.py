@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from drangue_client.errors import SettingsError
+from drangue_client.settings import Settings
 from drangue_worker.blueprint import Blueprint
 
 
@@ -47,6 +48,12 @@ class Registry:
         """Every queue that some tool of these agents is served from."""
         return set().union(*(blueprint.queues for blueprint in self))
 
+    @property
+    def async_queues(self) -> set[str]:
+        """Queues that only async tools are served from."""
+        tools = [tool for blueprint in self for tool in blueprint.tools.values()]
+        return {tool.served_from for tool in tools} - {tool.served_from for tool in tools if not tool.is_async}
+
     @classmethod
     def load(cls, places: Iterable[str]) -> Registry:
         """Import what `DRANGUE_AGENTS` names. SettingsError says which place is wrong and how."""
@@ -59,6 +66,23 @@ class Registry:
         return registry
 
 
+def serving(settings: Settings, *, thinking: bool = True) -> Registry:
+    """The agents that a worker with these settings serves; SettingsError or NoCredentials if it could not.
+
+    `thinking` is whether it calls models: a worker of tools needs no API key.
+    """
+    if not settings.agents:
+        raise SettingsError(
+            "DRANGUE_AGENTS is not set, so there is nothing to serve. Set it to the module that holds your agents, "
+            "such as DRANGUE_AGENTS=shop.agents."
+        )
+    registry = Registry.load(settings.agents)
+    if thinking:
+        for blueprint in registry:
+            blueprint.check()
+    return registry
+
+
 class OneAgent(Registry):
     """A registry that answers to every name with the same agent: the inline shell's, whose agents need no name."""
 
@@ -67,8 +91,8 @@ class OneAgent(Registry):
 
 
 def _found_at(place: str) -> list[Blueprint]:
-    module_name, _, attribute = place.partition(":")
-    if not module_name or module_name.startswith("."):
+    module_name, named, attribute = place.partition(":")
+    if not module_name or module_name.startswith(".") or (named and not attribute):
         raise SettingsError(f"DRANGUE_AGENTS names {place!r}, which is no module. Write pkg.module or pkg.module:name.")
     try:
         module = importlib.import_module(module_name)

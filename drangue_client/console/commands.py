@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args
@@ -12,21 +14,39 @@ import click
 
 from drangue_client.client import Client
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
-from drangue_client.console.views import approvals_list, run_view, runs_table, when
+from drangue_client.console.views import answer, approvals_list, run_view, runs_table, when
 from drangue_client.errors import NotPendingError, WaitTimeout
 from drangue_client.events import Event
 from drangue_client.result import Result
 from drangue_client.run import Status
-from drangue_client.store.port import DEFAULT_PRIORITY
+from drangue_client.store.port import DEFAULT_PRIORITY, RunRow
 
 
-@click.command()
+class _Seconds(click.ParamType[float]):
+    """A number of seconds, at least 0."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < math.inf:
+            self.fail(f"{value!r} is not a number of seconds, 0 or more", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds()
+
+
+@click.command(short_help="Give an agent something to work on.")
 @click.argument("agent")
 @click.argument("input")
 @click.option("--run-id", help="Your own id for the run; submitting it twice gives the same run.")
 @click.option("--priority", type=click.IntRange(0, 9), default=DEFAULT_PRIORITY, show_default=True, help="0 is first.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label to find the run by; repeatable.")
-@click.option("--wait", type=float, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
+@click.option("--wait", type=SECONDS, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
 @click.option("--allow-unknown", is_flag=True, help="Submit although no worker has registered the agent yet.")
 @json_option
 @click.pass_context
@@ -51,6 +71,8 @@ def submit(
         done = client.submit(
             agent, input, run_id=run_id, priority=priority, labels=_pairs(labels), allow_unknown=allow_unknown
         )
+        if wait is not None and (sys.stderr.isatty() or not done.sent):
+            click.echo(f"{done.run_id}  {_submitted(done.created, done.sent)}", err=True)
         if wait is None:
             if as_json:
                 say_json(asdict(done))
@@ -85,8 +107,13 @@ def _print_result(client: Client, run_id: str, timeout: float, as_json: bool) ->
     if as_json:
         say_json(_as_json(client, run_id, result))
     else:
-        say(run_view(client.get(run_id), result))
+        _say_run(client.get(run_id), result)
     return FAILED if result.status == "failed" else OK
+
+
+def _say_run(row: RunRow, result: Result) -> None:
+    say(run_view(row, result))
+    click.echo(answer(result))
 
 
 def _as_json(client: Client, run_id: str, result: Result) -> dict[str, Any]:
@@ -100,7 +127,7 @@ def _as_json(client: Client, run_id: str, result: Result) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(short_help="List runs, newest first.")
 @click.option("--status", type=click.Choice(get_args(Status)), help="Only runs of this status.")
 @click.option("--agent", help="Only runs of this agent.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest first.")
@@ -116,7 +143,7 @@ def runs(context: click.Context, status: str | None, agent: str | None, limit: i
         say(runs_table(rows))
 
 
-@click.command()
+@click.command(short_help="Show one run, step by step.")
 @click.argument("run")
 @json_option
 @click.pass_context
@@ -128,10 +155,10 @@ def show(context: click.Context, run: str, as_json: bool) -> None:
         if as_json:
             say_json(_as_json(client, run, result))
         else:
-            say(run_view(row, result))
+            _say_run(row, result)
 
 
-@click.command()
+@click.command(short_help="List what waits for a person.")
 @json_option
 @click.pass_context
 def approvals(context: click.Context, as_json: bool) -> None:
@@ -158,7 +185,7 @@ def _verdict_options(command: Any) -> Any:
     return click.argument("run")(command)
 
 
-@click.command()
+@click.command(short_help="Let a waiting call go ahead.")
 @_verdict_options
 @click.pass_context
 def approve(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
@@ -167,7 +194,7 @@ def approve(context: click.Context, run: str, call: str | None, by: str, reason:
         return _decide(client, run, call, by, reason, granted=True)
 
 
-@click.command()
+@click.command(short_help="Refuse a waiting call.")
 @_verdict_options
 @click.pass_context
 def reject(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
@@ -207,7 +234,7 @@ def _earlier_verdict(client: Client, run: str, call: str | None) -> Event | None
     return None
 
 
-@click.command()
+@click.command(short_help="Bring the tables to this version.")
 @click.pass_context
 def migrate(context: click.Context) -> None:
     """Bring the database's tables to this program's version. Safe to repeat."""

@@ -7,7 +7,6 @@ standard error; anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,24 +66,29 @@ def run_main(command: click.Command, places: Sequence[Path] = (), arguments: Seq
 
 
 def _code_of(work: Callable[[], Any]) -> int:
+    output = sys.stdout
     try:
         code = work()
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
-        return UNUSABLE
+        return _refuse(error.format_message())
     except click.Abort:
         return 130  # what a shell reports for a Ctrl-C
     except (DrangueError, ValueError) as error:
         if not isinstance(error, DrangueError) and not _is_ours(error):
             raise
-        click.echo(f"drangue: {' '.join(str(error).split())}", err=True)
-        return UNUSABLE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
-        return OK
+        return _refuse(str(error))
+    except SystemExit:
+        if sys.stdout is not output:  # click has put it aside: whoever read us has enough, as after `| head`
+            return OK
+        raise
     return code if isinstance(code, int) else OK
+
+
+def _refuse(message: str) -> int:
+    click.echo(f"drangue: {' '.join(message.split())}", err=True)
+    return UNUSABLE
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -33,9 +34,14 @@ def when(seconds: float | None) -> str:
     return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def shown(text: str) -> str:
+    """Text as it may reach a terminal: a model or a tool must not move the operator's cursor or recolour a line."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text.expandtabs(4))
+
+
 def cut(text: str, length: int) -> str:
     """One line of at most `length` characters."""
-    line = " ".join(text.split())
+    line = " ".join(shown(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
@@ -72,18 +78,21 @@ def approvals_list(pending: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def _approval(item: dict[str, Any]) -> RenderableType:
-    tree = Tree(Text.assemble((item["tool"], "bold yellow"), f"  {item['run_id']} ", (item["call_id"], "dim")))
-    for name, value in item["arguments"].items():
-        tree.add(Text(f"{name} = {cut(json.dumps(value, ensure_ascii=False), LONG)}"))
+    call = f"{item['run_id']} {shlex.quote(item['call_id'])}"
+    tree = Tree(
+        Text.assemble((shown(item["tool"]), "bold yellow"), f"  {item['run_id']} ", (shown(item["call_id"]), "dim"))
+    )
+    for name, value in item["arguments"].items():  # in full: nobody approves what was cut off
+        tree.add(Text(shown(f"{name} = {json.dumps(value, ensure_ascii=False)}")))
     why = item.get("reasoning") or item.get("text")
     if why:
-        tree.add(Text(f"because: {why}", style="italic"))
-    tree.add(Text(f"drangue approve {item['run_id']}   or   drangue reject {item['run_id']} --reason ...", style="dim"))
+        tree.add(Text(f"because: {shown(why)}", style="italic"))
+    tree.add(Text(shown(f"drangue approve {call}   or   drangue reject {call} --reason ..."), style="dim"))
     return tree
 
 
 def run_view(row: RunRow, result: Result) -> RenderableType:
-    """One run: its state, its steps as a tree, what waits, what came out."""
+    """One run: its state, its steps as a tree, what waits. Its answer is `answer`."""
     usage = result.usage
     head = Text.assemble(
         (row.run_id, "bold"),
@@ -96,11 +105,12 @@ def run_view(row: RunRow, result: Result) -> RenderableType:
     parts: list[RenderableType] = [head, trace_tree(row, result)]
     if result.pending_approvals:
         parts.append(approvals_list([{"run_id": row.run_id, **item} for item in result.pending_approvals]))
-    if result.error:
-        parts.append(Text(f"failed: {result.error}", style="red"))
-    elif result.output:
-        parts.append(Text(result.output))
     return Group(*parts)
+
+
+def answer(result: Result) -> str:
+    """What came out of a run, whole: neither wrapped nor cut, so that it can be piped on."""
+    return shown(f"failed: {result.error}" if result.error else result.output)
 
 
 def trace_tree(row: RunRow, result: Result) -> Tree:
@@ -123,7 +133,7 @@ def _model_line(event: Event) -> Text:
     return Text.assemble(
         (f"{event.step} ", "dim"),
         ("model ", "blue"),
-        f"{event.payload.get('model') or ''} ",
+        f"{shown(event.payload.get('model') or '')} ",
         (f"{event.duration_ms or 0:.0f} ms, {tokens}", "dim"),
         f"  {said}" if said else "",
     )

@@ -9,11 +9,14 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import ProgrammingError
 
+from drangue_client.errors import DatabaseUnavailable
 from drangue_client.store.database import Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "drangue_version"  # the application beside us may keep its own in Alembic's usual table
+DUPLICATE_TABLE = "42P07"
 LOCK = 0x6472616E  # "dran": one migration at a time, whoever starts it
 
 
@@ -31,6 +34,13 @@ def migrate(url: str) -> tuple[str | None, str]:
 
     try:
         return database.run(work)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", "") != DUPLICATE_TABLE:
+            raise
+        raise DatabaseUnavailable(
+            f"the database at {database.where} holds a table that is not drangue's but has its name "
+            f"({str(error.orig).splitlines()[0]}). Give drangue a database, or a schema, of its own."
+        ) from error
     finally:
         database.close()
 

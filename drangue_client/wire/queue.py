@@ -112,7 +112,7 @@ class Sender:
                 channel = connection.default_channel
                 return {queue: int(channel._size(queue)) for queue in queues}
         except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailable(_unreachable(error)) from error
+            raise QueueUnavailable(unreachable(error)) from error
 
     @property
     def app(self) -> Any:
@@ -144,8 +144,10 @@ class Sender:
                         producer=producer,
                     )
         except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailable(_unreachable(error)) from error
+            raise QueueUnavailable(unreachable(error)) from error
 
 
-def _unreachable(error: BaseException) -> str:
-    return f"Redis cannot be reached: {error}. Start it, or correct DRANGUE_REDIS_URL; recorded work waits meanwhile."
+def unreachable(error: BaseException) -> str:
+    """What to say when Redis does not answer."""
+    reason = str(error).rstrip(".")
+    return f"Redis cannot be reached: {reason}. Start it, or correct DRANGUE_REDIS_URL; recorded work waits meanwhile."

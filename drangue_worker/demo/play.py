@@ -27,7 +27,7 @@ from rich.text import Text
 
 from drangue_client.client import Client
 from drangue_client.console.shell import wide_console
-from drangue_client.console.views import approvals_list, run_view, runs_table
+from drangue_client.console.views import answer, approvals_list, run_view, runs_table
 from drangue_client.result import Result
 from drangue_client.settings import PREFIX, Settings
 from drangue_client.stackfile import FOLDER
@@ -220,7 +220,9 @@ def _verdict(story: Story) -> int:
     console, client = story.console, story.client
     console.print(Rule("the trace of one run"))
     one = f"{story.prefix}-pay"
-    console.print(run_view(client.get(one), Result.from_events(one, client.events(one))))
+    result = Result.from_events(one, client.events(one))
+    console.print(run_view(client.get(one), result))
+    console.print(answer(result), markup=False)
     console.print(Rule("all runs"))
     rows = [row for row in client.runs(limit=RUNS * 2) if row.run_id.startswith(story.prefix)]
     console.print(runs_table(rows))

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import bootsteps
 from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
@@ -27,7 +27,6 @@ from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.registry import Registry
 
 log = get_logger("drangue.worker")
 
@@ -43,13 +42,13 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
         def __init__(self, worker: Any, **kwargs: Any) -> None:
             pool = get_implementation(worker.pool_cls)
             if not issubclass(pool, (TaskPool, PreforkPool)):
-                raise ImproperlyConfigured(
+                _refuse(
                     f"the pool {pool.__module__} cannot give back what it runs when it is told to stop. Leave `-P` out "
                     "for the loop's queues, use `-P processes` for sync tools."
                 )
-            sync = sorted(set(worker.app.amqp.queues.consume_from) - set(LOOP_QUEUES) - async_queues(fleet.registry))
+            sync = sorted(set(worker.app.amqp.queues.consume_from) - set(LOOP_QUEUES) - fleet.registry.async_queues)
             if issubclass(pool, TaskPool) and sync:
-                raise ImproperlyConfigured(
+                _refuse(
                     f"this worker runs tasks on threads but is asked for the queues of sync tools ({', '.join(sync)}). "
                     "Start `drangue worker tool` for those, or add `-P processes`; give this one `-Q "
                     f"{','.join(LOOP_QUEUES)}`."
@@ -97,6 +96,12 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             worker_shutting_down.disconnect(self._begin)
 
     return [Guard, Sweeping, Draining]
+
+
+def _refuse(message: str) -> NoReturn:
+    """End the start of a worker with one line; Celery would print a page for an exception."""
+    sys.stderr.write(f"drangue: {message}\n")
+    raise SystemExit(2)
 
 
 def _drain_soon(fleet: FleetRuntime, pool: Any) -> None:
@@ -152,12 +157,3 @@ class Registration:
         except Exception:
             log.exception("registration_failed")  # names are a convenience; sweeping must go on
         self._due_at = time.monotonic() + REGISTER_S
-
-
-def async_queues(registry: Registry) -> set[str]:
-    """Queues that only async tools are served from."""
-    served: dict[str, bool] = {}
-    for blueprint in registry:
-        for tool in blueprint.tools.values():
-            served[tool.served_from] = served.get(tool.served_from, True) and tool.is_async
-    return {queue for queue, only_async in served.items() if only_async}

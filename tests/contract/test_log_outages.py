@@ -199,9 +199,14 @@ class TestProcesses:
         """The tool pool forks from a process that sweeps: a connection shared by both would mix their answers."""
         fan_out(log, tools=3)
         claimed = claim(log, step=2)
-        with forked(lambda: [_work_on(log, "r", 3), log.close(), log.look("r").row.status]) as answer:
+
+        def look_often() -> set[str]:
+            return {log.look("r").row.run_id for _ in range(30)}
+
+        with forked(lambda: [_work_on(log, "r", 3), look_often(), log.close(), look_often()]) as answer:
             _insist(log, "r", result(2), claim=claimed.ask)
-            assert answer() == [3, None, "running"]
+            assert look_often() == {"r"}
+            assert answer() == [3, {"r"}, None, {"r"}]
         assert log.look("r").run.seq == 3
         assert sorted(event.step or 0 for event in log.events("r")) == [0, 1, 2, 3]
         assert _work_on(log, "r", 4) == 4
