@@ -74,6 +74,8 @@ class Client:
         if not 0 <= priority <= 9:
             raise ValueError(f"priority is {priority}; it must be a whole number from 0 (first) to 9.")
         run_id, input = check_run_id(run_id), check_input(input)
+        if not isinstance(agent, str) or not 0 < len(agent) <= 200:
+            raise ValueError(f"agent is {str(agent)[:50]!r}; it must be the name of an agent, at most 200 characters.")
         if not allow_unknown:
             self._check_agent(agent)
         new = NewRun(run_id, agent, input, priority=priority, labels=normalise(dict(labels or {})), wake_in_s=HANDOFF_S)

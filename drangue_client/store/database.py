@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.pool import StaticPool
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
@@ -51,7 +51,6 @@ class Database:
         self._engines: dict[
             tuple[int, bool], Engine
         ] = {}  # a forked child keeps its parent's, unused: never closed here
-        self._making = threading.Lock()
         self._sqlite_turn = threading.RLock()
         weakref.finalize(self, _dispose, self._engines)
 
@@ -70,6 +69,10 @@ class Database:
                 return self._once(work, durable)
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(self._unreachable(error)) from error
+        except TimeoutError as error:
+            raise DatabaseUnavailable(
+                f"every connection to {self.where} is in use. Try again; it was not sent."
+            ) from error
         except DatabaseError as error:
             state = getattr(error.orig, "sqlstate", None)
             if state == UNDEFINED_TABLE:
@@ -83,16 +86,19 @@ class Database:
     def engine(self, *, durable: bool = True) -> Engine:
         """This process's engine; on SQLite there is one, whatever `durable` says."""
         key = (os.getpid(), durable or not self.postgres)
-        with self._making:
-            if key not in self._engines:
-                self._engines[key] = self._make_postgres(durable) if self.postgres else self._make_sqlite()
-            return self._engines[key]
+        engine = self._engines.get(key)
+        if engine is None:
+            # No lock: one that is held while the process forks stays locked in the child. Of two engines made at once,
+            # neither connected yet, one is kept.
+            engine = self._engines.setdefault(
+                key, self._make_postgres(durable) if self.postgres else self._make_sqlite()
+            )
+        return engine
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones (an in-memory database is gone then)."""
-        with self._making:
-            for key in [key for key in self._engines if key[0] == os.getpid()]:
-                self._engines.pop(key).dispose()
+        for key in [key for key in list(self._engines) if key[0] == os.getpid()]:
+            self._engines.pop(key).dispose()
 
     @property
     def where(self) -> str:

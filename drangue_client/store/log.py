@@ -390,13 +390,13 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
     }
     if row["state"] is None or knows(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
         values |= {"state": run.to_snapshot(), "state_seq": run.seq}
-    if not run.ended:
-        values |= {"finished_at": None, "error": None}
     for fact in move.facts:
         if fact.type == "run_started":
             values["terms"] = fact.payload["config"]
         elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
             values |= {"finished_at": now(), "error": fact.payload.get("error")}
+    if not run.ended:
+        values |= {"finished_at": None, "error": None}
     return values
 
 

@@ -21,12 +21,14 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 metadata = MetaData()
@@ -54,31 +56,25 @@ class now(ColumnElement[float]):
     """The database's clock, `seconds` from now: fixed within a Postgres transaction."""
 
     type = Instant()
-    inherit_cache = False
+    inherit_cache = True
+    _traverse_internals = [("seconds", InternalTraversal.dp_clauseelement)]  # noqa: RUF012 - SQLAlchemy's own shape
 
     def __init__(self, seconds: float | ColumnElement[Any] | None = None) -> None:
-        self.seconds = seconds
+        # As an expression, so that statements which differ only in the number are compiled once.
+        self.seconds = literal(float(seconds), Float) if isinstance(seconds, int | float) else seconds
 
 
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
-    return (
-        f"(now() + make_interval(secs => {_shift(element, compiler, **kw)}))"
-        if element.seconds is not None
-        else "now()"
-    )
+    if element.seconds is None:
+        return "now()"
+    return f"(now() + make_interval(secs => {compiler.process(element.seconds, **kw)}))"
 
 
 @compiles(now, "sqlite")
 def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
-    return f"({clock} + {_shift(element, compiler, **kw)})" if element.seconds is not None else clock
-
-
-def _shift(element: now, compiler: SQLCompiler, **kw: Any) -> str:
-    if isinstance(element.seconds, ColumnElement):
-        return compiler.process(element.seconds, **kw)
-    return repr(float(element.seconds or 0.0))
+    return f"({clock} + {compiler.process(element.seconds, **kw)})" if element.seconds is not None else clock
 
 
 # Snapshots and payloads are written and read whole, so `json`: it keeps the text as given. Only labels are searched.

@@ -6,7 +6,6 @@ wire format: they change only with a new name beside the old one. Celery is load
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -74,7 +73,6 @@ class Sender:
     def __init__(self, settings: Settings, app: Any = None) -> None:
         self._settings = settings
         self._app = app
-        self._making = threading.Lock()
 
     def coordinate(self, runs: Iterable[RunRow]) -> None:
         """Ask for a coordinator for each run."""
@@ -117,13 +115,13 @@ class Sender:
     @property
     def app(self) -> Any:
         """The Celery app that sends: the worker's own, or one made here."""
-        with self._making:
-            if self._app is None:
-                from celery import Celery
+        if self._app is None:
+            from celery import Celery
 
-                self._app = Celery("drangue-client", set_as_current=False)
-                self._app.conf.update(broker_settings(self._settings))
-            return self._app
+            app = Celery("drangue-client", set_as_current=False)
+            app.conf.update(broker_settings(self._settings))
+            self._app = app
+        return self._app
 
     def _send(self, messages: Iterable[tuple[str, tuple[Any, ...], str, str | None, int]]) -> None:
         from kombu.exceptions import OperationalError

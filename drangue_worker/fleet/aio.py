@@ -24,7 +24,16 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
-        threading.Thread(target=self._serve, name="drangue-loop", daemon=True).start()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> LoopThread:
+        """Have the loop run. Repeating is safe."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="drangue-loop", daemon=True)
+                self._thread.start()
+        return self
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return what it returns. A drain or a revoke cancels it."""
@@ -66,13 +75,11 @@ class LoopThread:
         self.loop.run_forever()
 
 
-_making = threading.Lock()
 _threads: dict[int, LoopThread] = {}
 
 
 def loop_thread() -> LoopThread:
     """This process's loop."""
-    with _making:
-        if os.getpid() not in _threads:
-            _threads[os.getpid()] = LoopThread()
-        return _threads[os.getpid()]
+    found = _threads.get(os.getpid())
+    # No lock that a fork could find held: of two made at once, one is kept and started.
+    return found or _threads.setdefault(os.getpid(), LoopThread()).start()

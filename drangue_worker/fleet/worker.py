@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import threading
 
 from celery import Celery
 
@@ -32,22 +31,22 @@ class FleetRuntime:
         self.log = SqlLog(settings.require_database())
         # Containers share names and process ids; a claim must not be given back in the name of another worker.
         self.worker = f"{socket.gethostname()}-{secrets.token_hex(3)}/{os.getpid()}"
-        self._making = threading.Lock()
         self._runtimes: dict[int, Runtime] = {}
 
     def runtime(self) -> Runtime:
         """This process's runtime."""
-        pid = os.getpid()
-        with self._making:
-            if pid not in self._runtimes:
-                self._runtimes[pid] = Runtime(
-                    log=self.log,
-                    registry=self.registry,
-                    settings=self.settings,
-                    worker=self.worker,
-                    executor="celery",
-                    doorbell=Doorbell(self.settings.redis_url),
-                    patient=True,
-                    threads=LOG_THREADS,
-                )
-            return self._runtimes[pid]
+        found = self._runtimes.get(os.getpid())
+        # No lock: one that is held while a pool forks stays locked in the child. A second runtime made at once is idle.
+        return found or self._runtimes.setdefault(os.getpid(), self._make())
+
+    def _make(self) -> Runtime:
+        return Runtime(
+            log=self.log,
+            registry=self.registry,
+            settings=self.settings,
+            worker=self.worker,
+            executor="celery",
+            doorbell=Doorbell(self.settings.redis_url),
+            patient=True,
+            threads=LOG_THREADS,
+        )
