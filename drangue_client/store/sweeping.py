@@ -13,20 +13,11 @@ from sqlalchemy import Connection, Float, RowMapping, and_, case, cast, func, li
 
 from drangue_client.store.database import Database
 from drangue_client.store.port import QueueState, RunRow, StepRef
+from drangue_client.store.reading import run_row, step_ref
 from drangue_client.store.tables import now, runs, steps
 
 OPEN = ("queued", "running", "paused")
 DOUBLINGS = 6  # patience with a step nobody claims grows up to 64 times
-
-
-def run_row(row: RowMapping) -> RunRow:
-    """A row of `runs` as a value."""
-    return RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__})
-
-
-def step_ref(row: RowMapping) -> StepRef:
-    """A row of `steps` as a message knows it."""
-    return StepRef(row["run_id"], row["step"], row["kind"], row["queue"], row["priority"], row["attempt"], row["sends"])
 
 
 class Sweeping:

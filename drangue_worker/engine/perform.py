@@ -8,24 +8,24 @@ worker that dies in here leaves a claim that lapses.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from drangue_client.errors import TransientError, ValidationError
-from drangue_client.events import Fact, normalise
-from drangue_client.messages import ModelResponse, conversation
+from drangue_client.events import Fact
+from drangue_client.messages import conversation
 from drangue_client.run import fold
 from drangue_client.store.port import Ask, Claimed, Release, StepRef
 from drangue_client.terms import arguments_hash
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.coordinate import approval_request, settle, tool_result
+from drangue_worker.engine.decision import decision_payload
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.models.model import name_of
 from drangue_worker.observability.logs import get_logger
@@ -151,7 +151,7 @@ class _Step:
                 response = await model.generate(
                     system=run.terms.instructions, messages=messages, tools=tools, idempotency_key=self.key
                 )
-                payload = _decision(response, response.model or name_of(model), self.claimed.ask.step)
+                payload = decision_payload(response, response.model or name_of(model), self.claimed.ask.step)
                 for name in ("text", "tool_calls", "usage", "reasoning"):
                     span.set(name, payload[name])
                 span.set("duration_ms", self._duration_ms())
@@ -266,35 +266,6 @@ class _Step:
 
     def _duration_ms(self) -> float:
         return round((time.monotonic() - self.started) * 1000, 3)
-
-
-def _decision(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
-    """The payload of a model's answer. Every call gets an id of its own: a missing or repeated one is replaced."""
-    given = [str(call.id or "") for call in response.tool_calls]
-    seen: set[str] = set()
-    calls = []
-    for own_step, (call_id, call) in enumerate(zip(given, response.tool_calls, strict=True), start=step + 1):
-        if not call_id or call_id in seen:
-            call_id = next(own for own in _own_ids(own_step) if own not in seen and own not in given)
-        seen.add(call_id)
-        calls.append({"id": call_id, "name": str(call.name), "arguments": call.arguments})
-    payload: dict[str, Any] = {
-        "text": response.text or "",
-        "tool_calls": calls,
-        "usage": response.usage,
-        "reasoning": response.reasoning,
-        "model": model,
-        "stop_reason": response.stop_reason,
-    }
-    if response.thinking_blocks:
-        payload["thinking_blocks"] = response.thinking_blocks
-    result: dict[str, Any] = normalise(payload)
-    return result
-
-
-def _own_ids(step: int) -> Iterator[str]:
-    yield f"call_{step}"
-    yield from (f"call_{step}_{number}" for number in itertools.count(2))
 
 
 def _cancelled_from_outside() -> bool:

@@ -91,10 +91,7 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
     keywords = dict(arguments)
     if tool.wants_idempotency_key:
         keywords["idempotency_key"] = idempotency_key
-    if tool.is_async:
-        work = asyncio.ensure_future(_awaited(tool.func, keywords))
-    else:
-        work = asyncio.ensure_future(_in_thread(functools.partial(tool.func, **keywords)))
+    work = asyncio.ensure_future(_result_of(tool, keywords))
     work.add_done_callback(_seen)
     try:
         # Not `asyncio.timeout`, which would wait for a tool that ignores its cancellation.
@@ -107,15 +104,15 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
         raise TimeoutError(f"no answer within {tool.policy.timeout:g} s")
     if work.cancelled():
         raise ToolError("the tool cancelled itself")
-    result = work.result()
-    if inspect.isawaitable(result):  # a plain function that handed out a coroutine
-        result = await result
-    return serialise(result)
+    return serialise(work.result())
 
 
-async def _awaited(function: Callable[..., Any], keywords: dict[str, Any]) -> Any:
+async def _result_of(tool: Tool, keywords: dict[str, Any]) -> Any:
     try:
-        return await function(**keywords)
+        result = tool.func(**keywords) if tool.is_async else await _in_thread(functools.partial(tool.func, **keywords))
+        if inspect.isawaitable(result):  # also from a plain function, which may hand out a coroutine
+            result = await result
+        return result
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:  # of what is left, nothing may reach the event loop

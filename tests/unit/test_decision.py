@@ -9,19 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drangue_client.messages import ModelResponse, ToolCall
-from drangue_worker.engine.perform import _decision, _stricter
+from drangue_worker.engine.decision import decision_payload
+from drangue_worker.engine.perform import _stricter
 from tests.unit.made_logs import by_chance
 
 
 def ids_of(*ids: str | None, step: int = 1) -> list[str]:
     calls = [ToolCall(one, "read") for one in ids]  # type: ignore[arg-type]
-    return [call["id"] for call in _decision(ModelResponse(tool_calls=calls), "fake", step)["tool_calls"]]
+    return [call["id"] for call in decision_payload(ModelResponse(tool_calls=calls), "fake", step)["tool_calls"]]
 
 
 def test_a_decision_records_all_the_model_said() -> None:
     """Users and every later decision read it from here."""
     response = ModelResponse("Hm.", [ToolCall("a", "read", {"n": (1,)})], {"input_tokens": 3}, "because", "stop")
-    assert _decision(response, "fake", 1) == {
+    assert decision_payload(response, "fake", 1) == {
         "text": "Hm.",
         "tool_calls": [{"id": "a", "name": "read", "arguments": {"n": [1]}}],
         "usage": {"input_tokens": 3},
@@ -34,14 +35,14 @@ def test_a_decision_records_all_the_model_said() -> None:
 def test_thinking_is_recorded_only_where_there_is_some() -> None:
     """Most models have none, and every event is stored for good."""
     blocks = [{"type": "thinking", "thinking": "hm"}]
-    assert _decision(ModelResponse(thinking_blocks=blocks), None, 1)["thinking_blocks"] == blocks
-    assert "thinking_blocks" not in _decision(ModelResponse(), None, 1)
+    assert decision_payload(ModelResponse(thinking_blocks=blocks), None, 1)["thinking_blocks"] == blocks
+    assert "thinking_blocks" not in decision_payload(ModelResponse(), None, 1)
 
 
 def test_a_decision_can_be_stored_whatever_the_model_sent() -> None:
     """A NUL in an argument must not lose the thought that was paid for."""
     response = ModelResponse("a\x00", [ToolCall("b\ud800", "read", {"x": float("nan")})])
-    json.dumps(_decision(response, "fake", 1), allow_nan=False, ensure_ascii=False).encode()
+    json.dumps(decision_payload(response, "fake", 1), allow_nan=False, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,11 @@ def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], named: s
         tool(**options)
 
 
+def test_no_waiting_at_all_can_be_asked_for() -> None:
+    """Zero is a wait."""
+    assert tool(backoff=0, max_backoff=0)(weather).policy == ToolPolicy(backoff=0, max_backoff=0)
+
+
 @pytest.mark.parametrize("retry_on", [[TimeoutError], ("TimeoutError",), (TimeoutError, None)], ids=str)
 def test_retrying_on_what_is_no_exception_is_refused(retry_on: Any) -> None:
     """Found out only when the tool fails, it would turn a failed call into a failed step."""

@@ -1,0 +1,81 @@
+"""From rows to values: what every part of the log reads.
+
+A run is its snapshot and the events after it; a snapshot that this program cannot read counts as none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, or_, select
+
+from drangue_client.errors import UnknownRunError
+from drangue_client.events import Event, lift
+from drangue_client.run import Run, fold, knows
+from drangue_client.store.port import Ask, Look, RunRow, StepRef
+from drangue_client.store.tables import events, now, runs, steps
+
+
+def run_row(row: RowMapping) -> RunRow:
+    """A row of `runs` as a value."""
+    return RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__})
+
+
+def step_ref(row: RowMapping) -> StepRef:
+    """A row of `steps` as a message knows it."""
+    return StepRef(row["run_id"], row["step"], row["kind"], row["queue"], row["priority"], row["attempt"], row["sends"])
+
+
+def row_of(c: Connection, run_id: str, *, lock: bool = False) -> RowMapping:
+    """A run's row with the database's `now`; UnknownRunError if there is none. `lock` makes other writers wait."""
+    query = select(runs, now().label("now")).where(runs.c.run_id == run_id)
+    row = c.execute(query.with_for_update(of=runs, key_share=True) if lock else query).mappings().first()
+    if row is None:
+        raise UnknownRunError(run_id)
+    return row
+
+
+def folded(row: RowMapping) -> int:
+    """How far the snapshot has folded the log; -1 where this program cannot read the snapshot."""
+    return int(row["state_seq"]) if knows(row["state"]) else -1
+
+
+def look_at(row: RowMapping, tail: Sequence[Event]) -> Look:
+    """The run as it stands, from its row and the events after its snapshot."""
+    run = fold(tail, onto=Run.from_snapshot(row["state"], row["state_seq"], row["terms"]))
+    return Look(run_row(row), run, row["now"])
+
+
+def events_of(c: Connection, run_id: str, after: int = -1, *more: Any) -> list[Event]:
+    """The events after a place, and those that `more` conditions name, oldest first."""
+    wanted = or_(events.c.seq > after, *more) if more else events.c.seq > after
+    query = select(events).where(events.c.run_id == run_id, wanted).order_by(events.c.seq)
+    return [
+        Event(
+            seq=row.seq,
+            type=lift(row.type, row.format),
+            payload=row.payload,
+            ts=row.ts,
+            duration_ms=row.duration_ms,
+            step=row.step,
+        )
+        for row in c.execute(query)
+    ]
+
+
+def held(ask: Ask) -> tuple[Any, ...]:
+    """The condition that a step is held by this claim."""
+    return steps.c.run_id == ask.run_id, steps.c.step == ask.step, steps.c.claim == ask.token
+
+
+def unclaimed(delay_s: float) -> dict[str, Any]:
+    """What a step is set to when its claim is given up: free in `delay_s`, and sent now."""
+    return {
+        "claim": None,
+        "worker": None,
+        "lease_until": None,
+        "kill_at": None,
+        "available_at": now(delay_s),
+        "sent_at": now(),
+    }

@@ -1,0 +1,119 @@
+"""Settling: what a move writes, in the order that leaves nothing behind when it is refused.
+
+Every check comes before the first write, and locks are taken run first, then step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, insert, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
+
+from drangue_client.errors import ConflictError
+from drangue_client.events import FORMAT, Fact
+from drangue_client.run import knows
+from drangue_client.store.port import Ask, Move, Moved, Open, StepRef
+from drangue_client.store.reading import events_of, folded, held, look_at, row_of, step_ref, unclaimed
+from drangue_client.store.tables import events, now, runs, steps
+
+
+def settle_move(c: Connection, move: Move) -> Moved:
+    """Write a move if the log still ends where it was decided and its claim still holds."""
+    row = row_of(c, move.run_id, lock=True)
+    if row["head_seq"] != move.head:
+        return Moved("moved", look=look_at(row, events_of(c, move.run_id, after=folded(row))))
+    if move.claim is not None and not _give_up_claim(c, move.claim, park=move.park):
+        return Moved("lost")
+    append_facts(c, move.run_id, move.head, move.facts)
+    opened = _open(c, row, move.opens, reopen=move.reopen)
+    c.execute(update(runs).where(runs.c.run_id == move.run_id).values(_projections(row, move)))
+    return Moved("ok", opened=tuple(opened))
+
+
+def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
+    """What the run's row says after a move, all of it derivable from the log."""
+    run = move.run
+    values: dict[str, Any] = {
+        "head_seq": move.head + len(move.facts),
+        "status": run.status,
+        "wake_at": None if move.wake_in_s is None or run.ended else now(move.wake_in_s),
+        "updated_at": now(),
+    }
+    if row["state"] is None or knows(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
+        values |= {"state": run.to_snapshot(), "state_seq": run.seq}
+    for fact in move.facts:
+        if fact.type == "run_started":
+            values["terms"] = fact.payload["config"]
+        elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
+            values |= {"finished_at": now(), "error": fact.payload.get("error")}
+    if not run.ended:
+        values |= {"finished_at": None, "error": None}
+    return values
+
+
+def append_facts(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -> None:
+    """Write facts after `head`. ConflictError where the log holds their like already."""
+    if not facts:
+        return
+    rows = [
+        {
+            "run_id": run_id,
+            "seq": seq,
+            "type": fact.type,
+            "step": fact.step,
+            "format": FORMAT,
+            "payload": fact.payload,
+            "ts": now() if fact.ts is None else fact.ts,
+            "duration_ms": fact.duration_ms,
+            "recorded_at": now(),
+        }
+        for seq, fact in enumerate(facts, start=head + 1)
+    ]
+    try:
+        c.execute(insert(events).values(rows))
+    except IntegrityError as error:
+        raise ConflictError(run_id, head + 1) from error
+
+
+def _give_up_claim(c: Connection, claim: Ask, *, park: bool) -> bool:
+    if park:
+        return bool(c.execute(update(steps).where(*held(claim)).values(**unclaimed(0))).rowcount)
+    return bool(c.execute(delete(steps).where(*held(claim))).rowcount)
+
+
+def _open(c: Connection, row: RowMapping, opens: Sequence[Open], *, reopen: bool) -> list[StepRef]:
+    opened: list[StepRef] = []
+    if reopen:
+        parked = (
+            update(steps)
+            .where(steps.c.run_id == row["run_id"], steps.c.claim.is_(None))
+            .values(**unclaimed(0), failures=0, crashes=0, sends=0)
+            .returning(*steps.c)
+        )
+        opened += [step_ref(step) for step in c.execute(parked).mappings()]
+    if opens:
+        make = postgres_insert if c.dialect.name == "postgresql" else sqlite_insert
+        fresh = [
+            {
+                "run_id": row["run_id"],
+                "step": step.step,
+                "kind": step.kind,
+                "name": step.name,
+                "queue": step.queue,
+                "priority": row["priority"],
+                "attempt": 0,
+                "failures": 0,
+                "crashes": 0,
+                "available_at": now(),
+                "sent_at": now(),
+                "sends": 0,
+            }
+            for step in opens
+        ]
+        inserted = c.execute(make(steps).values(fresh).on_conflict_do_nothing().returning(*steps.c))
+        opened += [step_ref(step) for step in inserted.mappings()]
+    return sorted(opened, key=lambda ref: ref.step)

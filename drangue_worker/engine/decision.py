@@ -1,0 +1,39 @@
+"""How a model's answer becomes a fact: plain JSON, and an id of its own for every call it asks for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from drangue_client.events import normalise
+from drangue_client.messages import ModelResponse
+
+
+def decision_payload(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
+    """The payload of a model's answer. Every call gets an id of its own: a missing or repeated one is replaced."""
+    given = [str(call.id or "") for call in response.tool_calls]
+    seen: set[str] = set()
+    calls = []
+    for own_step, (call_id, call) in enumerate(zip(given, response.tool_calls, strict=True), start=step + 1):
+        if not call_id or call_id in seen:
+            call_id = next(own for own in _own_ids(own_step) if own not in seen and own not in given)
+        seen.add(call_id)
+        calls.append({"id": call_id, "name": str(call.name), "arguments": call.arguments})
+    payload: dict[str, Any] = {
+        "text": response.text or "",
+        "tool_calls": calls,
+        "usage": response.usage,
+        "reasoning": response.reasoning,
+        "model": model,
+        "stop_reason": response.stop_reason,
+    }
+    if response.thinking_blocks:
+        payload["thinking_blocks"] = response.thinking_blocks
+    result: dict[str, Any] = normalise(payload)
+    return result
+
+
+def _own_ids(step: int) -> Iterator[str]:
+    yield f"call_{step}"
+    yield from (f"call_{step}_{number}" for number in itertools.count(2))
