@@ -101,7 +101,7 @@ class NotPendingError(DrangueError, ValueError):
             message = f"run {run_id!r} has no pending approval. See what waits with `drangue approvals`."
         else:
             waiting = ", ".join(self.pending) or "none"
-            message = f"call {call_id!r} of run {run_id!r} is not pending; pending: {waiting}."
+            message = f"call {call_id!r} of run {run_id!r} is not pending; pending: {waiting}. Decide one of those."
         super().__init__(message)
 
 

@@ -78,7 +78,7 @@ class Result:
 
     @property
     def pending_approvals(self) -> list[dict[str, Any]]:
-        """Requests nobody has decided, in call order: {step, call_id, tool, arguments, reasoning, text}."""
+        """Requests nobody has decided, in call order, each as `pending_requests` gives it."""
         return pending_requests(self.run, self.events)
 
     @property
@@ -94,7 +94,7 @@ class Result:
 
 
 def pending_requests(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """The undecided requests of a run, from its events: {step, call_id, tool, arguments, reasoning, text}."""
+    """The undecided requests of a run: {step, call_id, tool, arguments, arguments_hash, reasoning, text}."""
     waiting = {call.step for call in run.pending}
     return [
         {"step": event.step, **event.payload}

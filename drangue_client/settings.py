@@ -18,10 +18,6 @@ from drangue_client.errors import SettingsError
 PREFIX = "DRANGUE_"
 
 
-def _text(value: str) -> str:
-    return value
-
-
 def _names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 

@@ -164,7 +164,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class AgentRow:
-    """An agent some worker serves: `summary` is {model, tools}, `seen_at` when a worker last said so."""
+    """An agent some worker serves: `summary` is {models, tools}, `seen_at` when a worker last said so."""
 
     name: str
     fingerprint: str

@@ -37,6 +37,7 @@ from drangue_worker.tools.invoke import (
     invoke,
     shadow,
     text_of,
+    unreadable,
     unknown_outcome,
 )
 from drangue_worker.tools.tool import Tool
@@ -189,7 +190,7 @@ class _Step:
             return self._result(name, call["id"], failure(name, "denied", "the approval is for other arguments"))
         if mode == "shadow":
             return self._result(name, call["id"], shadow(name, call["arguments"]))
-        if mode == "assisted" and granted is None:
+        if mode == "assisted" and granted is None and not unreadable(call["arguments"]):
             # Stricter today than when the run began: the question becomes a fact, and the rules take it from there.
             return _Settle((approval_request(claimed.ask.step, name, [claimed.decision]),))
         return await self._run_tool(tool, call, reversible=run.terms.tools[name].reversible and tool.reversible)

@@ -52,7 +52,7 @@ class Signature:
                 except PydanticError as error:
                     problems += [_problem(name, detail) for detail in error.errors(include_url=False)]
                 except Exception as error:  # a validator of the author's own may raise anything
-                    problems.append(f"{name}: {error or type(error).__name__}")
+                    problems.append(f"{name}: {str(error) or type(error).__name__}")
         if problems:
             raise ValidationError("; ".join(problems))
         return values

@@ -108,6 +108,12 @@ def test_an_argument_that_cannot_be_used_is_named(given: dict[str, Any], error: 
         blueprint(**given)
 
 
+def test_one_step_and_no_retry_are_enough() -> None:
+    """The smallest agent that can answer."""
+    made = blueprint(max_steps=1, model_retries=0)
+    assert (made.terms.max_steps, made.model_retries) == (1, 0)
+
+
 def test_two_tools_of_one_name_are_refused() -> None:
     """The later one silently replaced the earlier one once."""
     with pytest.raises(ValueError, match="two tools named 'read'"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from drangue_client.client import check_run_id, check_same, record_verdict
+from drangue_client.client import check_input, check_run_id, check_same, record_verdict
 from drangue_client.errors import NotPendingError, RunExistsError
 from drangue_client.run import fold
 from drangue_client.store import InMemoryStore
@@ -43,6 +44,18 @@ def test_without_an_id_each_run_gets_a_fresh_one() -> None:
     assert {(len(one), one.strip("0123456789abcdef")) for one in ids} == {(32, "")}
 
 
+def test_an_input_is_kept_as_the_log_holds_it() -> None:
+    """Compared with what was stored, and shown to the model as it was stored."""
+    assert check_input("a\x00b\ud800") == "a\\u0000b\\ud800"
+
+
+@pytest.mark.parametrize("input", [None, {"question": "hello"}, b"hello", 5])
+def test_what_is_no_text_is_refused(input: Any) -> None:
+    """Turned into text in silence, a model would read somebody's repr."""
+    with pytest.raises(TypeError, match=rf"input is {type(input).__name__}; it must be text"):
+        check_input(input)
+
+
 def test_the_same_agent_and_input_are_the_same_run() -> None:
     """Submitting twice is safe, also where the stored input was made strict."""
     check_same(ROW, "oncall", "a\x00b")
@@ -77,6 +90,13 @@ def store() -> Iterator[InMemoryStore]:
 def test_a_call_is_meant_by_its_id_before_its_step(store: InMemoryStore) -> None:
     """Some providers number their calls; taken for a step, the number would release another payment."""
     assert record_verdict(store, "r1", "2", "approval_granted", "ann", "")[0]["call_id"] == "2"
+
+
+def test_a_verdict_sets_the_run_going_for_everyone_who_looks(store: InMemoryStore) -> None:
+    """A granted call can move, so the run no longer waits for people alone."""
+    assert store.look("r1").row.status == "paused"
+    record_verdict(store, "r1", None, "approval_granted", "ann", "")
+    assert store.look("r1").row.status == "running"
 
 
 def test_without_a_name_the_oldest_waiting_call_is_meant(store: InMemoryStore) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from typing import Any
 
 import pytest
 
@@ -137,36 +134,6 @@ def test_an_unknown_run_reads_as_a_sentence() -> None:
 def test_a_conflict_may_be_told_in_other_words() -> None:
     """Stores of other makers say what they know."""
     assert str(ConflictError("r1", 3, "taken")) == "taken"
-
-
-@pytest.mark.parametrize(
-    ("wish", "seconds"),
-    [
-        (7, 7.0),
-        ("7.5", 7.5),
-        (-3, 0.0),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        (datetime(2015, 10, 21, tzinfo=UTC), 0.0),
-        (None, None),
-        ("soon", None),
-        ("", None),
-        ("inf", None),
-        (float("nan"), None),
-    ],
-    ids=str,
-)
-def test_a_rate_limit_takes_the_wish_as_a_header_has_it(wish: Any, seconds: float | None) -> None:
-    """Tools pass the header straight in; what names no time is no wish, and never an error on top of the failure."""
-    assert RateLimitError("slow down", retry_after=wish).retry_after == seconds
-
-
-@pytest.mark.parametrize("as_header", [True, False])
-def test_a_rate_limit_until_a_moment_is_a_wait_from_now(as_header: bool) -> None:
-    """A date is a legal Retry-After."""
-    moment = datetime.now(UTC) + timedelta(hours=1)
-    wait = RateLimitError(retry_after=format_datetime(moment, usegmt=True) if as_header else moment).retry_after
-    assert wait is not None
-    assert 3500 < wait <= 3600
 
 
 def test_a_rate_limit_needs_no_words() -> None:

@@ -167,6 +167,11 @@ def test_every_run_id_that_is_accepted_can_be_sent(run_id: str) -> None:
     assert header != request(key="other:3")["extra_headers"]["Idempotency-Key"]
 
 
+def test_an_id_of_plain_letters_is_sent_as_it_is() -> None:
+    """Whoever searches the provider's logs for it must find it."""
+    assert request(key="order/17#a%b:3")["extra_headers"]["Idempotency-Key"] == "order/17#a%b:3"
+
+
 def test_one_request_does_not_leak_into_the_next() -> None:
     """The keywords are the model's, shared by all runs."""
     model = OpenAIModel("gpt-4o", extra_headers={"X-Team": "ops"})
@@ -350,6 +355,12 @@ def test_a_model_without_a_name_is_refused() -> None:
     """An unset variable in a config file."""
     with pytest.raises(ValueError, match="model is empty"):
         OpenAIModel("")
+
+
+def test_a_server_of_one_s_own_is_called_with_some_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not read it, but the SDK insists on one."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert OpenAIModel("m", base_url="http://localhost:11434/v1")._key()
 
 
 def test_one_client_serves_a_loop_and_no_other() -> None:

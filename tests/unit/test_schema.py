@@ -42,6 +42,10 @@ def broken(value: int) -> int:
     raise KeyError(value)
 
 
+def mute(value: int) -> int:
+    raise LookupError
+
+
 def taking(annotation: Any, *default: Any) -> Signature:
     """The signature of a function with one parameter `x` of this annotation."""
 
@@ -75,6 +79,7 @@ def described(annotation: Any, *default: Any) -> Any:
         (Optional[int], {"type": ["integer", "null"]}),  # noqa: UP045 - the older spelling has another origin
         (Union[int, str, int], {"type": ["integer", "string"]}),  # noqa: UP007
         (Annotated[int, "a note"], {"type": "integer"}),
+        (Union[int, Annotated[int, "a note"]], {"type": "integer"}),  # noqa: UP007
         (Annotated[int, Field(gt=0)], {"type": "integer", "exclusiveMinimum": 0}),
         (list[int] | None, {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]}),
         (Level | None, {"anyOf": [{"enum": ["low", "high"]}, {"type": "null"}]}),
@@ -229,6 +234,7 @@ Args:
         by name.
     nights (int): How long.
 
+    (ask about the rest)
     guests (list[str]): Who.
 Returns:
     room: its number
@@ -345,8 +351,10 @@ def test_a_value_of_the_wrong_kind_is_refused(annotation: Any, given: Any) -> No
 
 def test_a_validator_that_breaks_is_a_refusal_too() -> None:
     """Checking happens outside of the tool's own care; another exception from here would take the step down."""
-    with pytest.raises(ValidationError, match=r"^x: "):
+    with pytest.raises(ValidationError, match=r"^x: 1$"):
         taking(Annotated[int, AfterValidator(broken)]).check({"x": 1})
+    with pytest.raises(ValidationError, match=r"^x: LookupError$"):
+        taking(Annotated[int, AfterValidator(mute)]).check({"x": 1})
 
 
 @pytest.mark.parametrize(

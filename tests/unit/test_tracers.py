@@ -96,6 +96,15 @@ def test_without_a_stream_it_prints_where_print_does(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "       -> cold\n"
 
 
+def test_each_line_is_seen_as_it_happens() -> None:
+    """Through a pipe too, where output waits for a full buffer."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(io.BufferedWriter(raw))  # type: ignore[arg-type]
+    with ConsoleTracer(stream).span("tool", content="cold"):
+        pass
+    assert raw.getvalue() == b"       -> cold\n"
+
+
 def test_the_null_tracer_sees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Silent unless asked, and yet a span to set things on."""
     with NullTracer().span("model", name="a name is an attribute too") as span:
