@@ -37,8 +37,8 @@ from drangue_worker.tools.invoke import (
     invoke,
     shadow,
     text_of,
-    unreadable,
     unknown_outcome,
+    unreadable,
 )
 from drangue_worker.tools.tool import Tool
 
