@@ -21,6 +21,10 @@ from drangue_client.events import Event
 Message = dict[str, Any]
 
 
+# How providers say that the output ceiling cut an answer off, in their own words.
+TRUNCATED = ("max_tokens", "length", "model_context_window_exceeded")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call a model asks for: the provider's `id` (may be empty), the tool's `name`, the `arguments` by name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drangue_client.events import Event
-from drangue_client.messages import Message, conversation
+from drangue_client.messages import TRUNCATED, Message, conversation
 from drangue_client.run import Run, Status, fold
 from drangue_client.trace import Span, spans
 
@@ -74,7 +74,7 @@ class Result:
     def truncated(self) -> bool:
         """Whether the latest answer was cut by the output ceiling."""
         last = self._last("model_decision")
-        return last is not None and last.payload.get("stop_reason") in ("max_tokens", "length")
+        return last is not None and last.payload.get("stop_reason") in TRUNCATED
 
     @property
     def pending_approvals(self) -> list[dict[str, Any]]:

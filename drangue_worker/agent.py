@@ -25,6 +25,7 @@ from drangue_client.wire.signals import POLL_S
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.inline import drive
 from drangue_worker.engine.runtime import Runtime
+from drangue_worker.models.sdk import MAX_TOKENS
 from drangue_worker.observability.tracers import ConsoleTracer, NullTracer, Tracer
 from drangue_worker.registry import OneAgent
 from drangue_worker.tools.tool import Tool
@@ -33,6 +34,8 @@ from drangue_worker.tools.tool import Tool
 class Agent:
     """An agent: a `model` (or a router), `tools` it may call, and `instructions`.
 
+    A model may be given by name (`"gpt-4o"`, `"claude-..."`, `"openai:..."`); `max_tokens` is then its output ceiling,
+    and `cache` asks the provider to cache the prompt.
     `max_steps` bounds the model calls of one turn, `autonomy` says which tools wait for a person, `model_retries` how
     often a failing model call is tried again. `store` is where the log lives (this process's memory by default). Raises
     TypeError or ValueError naming the argument that cannot be used.
@@ -47,6 +50,8 @@ class Agent:
         name: str = "",
         router: Any = None,
         max_steps: int = DEFAULT_MAX_STEPS,
+        max_tokens: int = MAX_TOKENS,
+        cache: bool = False,
         store: Log | None = None,
         tracer: Tracer | None = None,
         autonomy: Autonomy | None = None,
@@ -61,6 +66,8 @@ class Agent:
             max_steps=max_steps,
             autonomy=autonomy,
             model_retries=model_retries,
+            max_tokens=max_tokens,
+            cache=cache,
         )
         self.tracer: Tracer = tracer or NullTracer()
         self._store = store

@@ -14,7 +14,9 @@ from drangue_client.events import canonical
 from drangue_client.store.port import AgentRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy, Terms
 from drangue_worker.models.model import name_of
+from drangue_worker.models.named import model_named
 from drangue_worker.models.routing import SingleModel
+from drangue_worker.models.sdk import MAX_TOKENS
 from drangue_worker.tools.tool import Tool, as_tool
 
 DEFAULT_MODEL_RETRIES = 2
@@ -42,11 +44,19 @@ class Blueprint:
         max_steps: int = DEFAULT_MAX_STEPS,
         autonomy: Autonomy | None = None,
         model_retries: int = DEFAULT_MODEL_RETRIES,
+        max_tokens: int = MAX_TOKENS,
+        cache: bool = False,
     ) -> Blueprint:
         """Check and assemble. Raises TypeError or ValueError naming the argument that cannot be used."""
+        if cache and (router is not None or not isinstance(model, str)):
+            raise ValueError("cache=True only applies to a model given by name. Pass cache=True to the model object.")
+        if isinstance(model, str) and router is None:
+            model = model_named(model, max_tokens=max_tokens, cache=cache)
         router = router or model
         if router is None:
-            raise ValueError("model is missing. Pass a model object, such as OpenAIModel('gpt-4o').")
+            raise ValueError(
+                "model is missing. Pass a name, such as 'gpt-4o' or 'claude-sonnet-4-5', or a model object."
+            )
         if not hasattr(router, "choose"):
             router = SingleModel(router)
         models = tuple(getattr(router, "models", ()))

@@ -1,4 +1,4 @@
-"""How a model's answer becomes a fact: plain JSON, and an id of its own for every call it asks for."""
+"""How a model's answer becomes facts: plain JSON, an id of its own for every call, no call of half an answer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from drangue_client.events import normalise
-from drangue_client.messages import ModelResponse
+from drangue_client.events import Fact, normalise
+from drangue_client.messages import TRUNCATED, ModelResponse
+from drangue_worker.engine.coordinate import tool_result
+from drangue_worker.tools.invoke import failure
 
 
 def decision_payload(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
@@ -32,6 +34,17 @@ def decision_payload(response: ModelResponse, model: str | None, step: int) -> d
         payload["thinking_blocks"] = response.thinking_blocks
     result: dict[str, Any] = normalise(payload)
     return result
+
+
+def refused_calls(payload: dict[str, Any], step: int) -> list[Fact]:
+    """The results of calls that a cut-off answer asked for: what was meant is not what is there, so none is made."""
+    if payload["stop_reason"] not in TRUNCATED:
+        return []
+    message = "the answer was cut off by the output ceiling, so its calls were not made. Ask again, for less at a time."
+    return [
+        tool_result(own_step, call["name"], call["id"], failure(call["name"], "truncated", message))
+        for own_step, call in enumerate(payload["tool_calls"], start=step + 1)
+    ]
 
 
 def _own_ids(step: int) -> Iterator[str]:

@@ -25,7 +25,7 @@ from drangue_client.store.port import Ask, Claimed, Release, StepRef
 from drangue_client.terms import arguments_hash
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.coordinate import approval_request, settle, tool_result
-from drangue_worker.engine.decision import decision_payload
+from drangue_worker.engine.decision import decision_payload, refused_calls
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.models.model import name_of
 from drangue_worker.observability.logs import get_logger
@@ -168,7 +168,8 @@ class _Step:
         except Exception as error:
             log.warning("model_failed", category=category_of(error), kind=type(error).__name__)
             return self._failed(text_of(error), category_of(error), error)
-        return _Settle((Fact("model_decision", payload, self.claimed.ask.step, **self._timing()),))
+        decision = Fact("model_decision", payload, self.claimed.ask.step, **self._timing())
+        return _Settle((decision, *refused_calls(payload, self.claimed.ask.step)))
 
     # Tool calls
 

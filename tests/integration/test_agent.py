@@ -323,3 +323,12 @@ def test_run_sync_inside_a_loop_says_what_to_do() -> None:
             Agent(OpenAIModel("x", api_key="x")).run_sync("hi")
 
     asyncio.run(inside())
+
+
+def test_a_cut_off_answer_calls_nothing_and_the_run_goes_on(store: Any) -> None:
+    """The provider ran out of tokens in the middle of a call; the tool must not run on what was left of it."""
+    cut = Reply(tool_calls=(("wire", {"amount": 1}),), finish_reason="length")
+    with Provider([cut, Reply(text="done")]) as provider:
+        result = Agent(model_of(provider), [wire], store=store).run_sync("pay")
+    assert [event.type for event in result.events].count("step_started") == 0
+    assert result.output == "done"

@@ -90,7 +90,9 @@ def test_functions_and_tools_may_be_mixed() -> None:
     ("given", "error", "message"),
     [
         ({"model": None}, ValueError, "model is missing"),
-        ({"model": "gpt-4o"}, TypeError, "model is 'gpt-4o'.*generate"),
+        ({"model": 5}, TypeError, r"model is 5.*generate"),
+        ({"model": "gpt"}, ValueError, r"model is 'gpt', which names no provider"),
+        ({"cache": True}, ValueError, "cache=True only applies"),
         ({"model": SingleModel("gpt-4o")}, TypeError, "model is 'gpt-4o'.*generate"),
         ({"instructions": None}, TypeError, "instructions is NoneType"),
         ({"max_steps": 0}, ValueError, "max_steps is 0"),
@@ -163,3 +165,10 @@ def test_checking_asks_every_model_it_may_choose() -> None:
     blueprint().check()
     with pytest.raises(NoCredentials):
         blueprint(model=RuleRouter(FakeModel(), [(lambda m, i: False, Keyless())])).check()
+
+
+def test_a_model_may_be_given_by_name() -> None:
+    """The shortest way to an agent; what is recorded is the provider's own name for it."""
+    assert Blueprint.of(name="a", model="gpt-4o").terms.models == ("gpt-4o",)
+    made = Blueprint.of(name="a", model="anthropic:claude-x", max_tokens=7, cache=True).router.model
+    assert (made.model, made.max_tokens) == ("claude-x", 7)

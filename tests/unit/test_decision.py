@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drangue_client.messages import ModelResponse, ToolCall
-from drangue_worker.engine.decision import decision_payload
+from drangue_worker.engine.decision import decision_payload, refused_calls
 from drangue_worker.engine.perform import _stricter
 from tests.unit.made_logs import by_chance
 
@@ -80,3 +80,24 @@ def test_no_two_calls_of_a_decision_share_an_id(given_ids: list[str]) -> None:
 def test_the_mode_that_gives_less_leave_holds(one: str, other: str, stricter: str) -> None:
     """Of the recorded and today's: a gate can be added while a run is under way, but not taken away."""
     assert (_stricter(one, other), _stricter(other, one)) == (stricter, stricter)
+
+
+@pytest.mark.parametrize("stop_reason", ["length", "max_tokens"])
+def test_the_calls_of_a_cut_off_answer_are_refused(stop_reason: str) -> None:
+    """Half of what was meant may be the opposite of it; the model is told to ask again."""
+    response = ModelResponse(
+        tool_calls=[ToolCall("a", "pay", {"sum": 1}), ToolCall("b", "pay")], stop_reason=stop_reason
+    )
+    refused = refused_calls(decision_payload(response, "fake", 4), 4)
+    assert [(fact.type, fact.step, fact.payload["call_id"]) for fact in refused] == [
+        ("tool_result", 5, "a"),
+        ("tool_result", 6, "b"),
+    ]
+    assert {json.loads(fact.payload["content"])["error"]["category"] for fact in refused} == {"truncated"}
+
+
+@pytest.mark.parametrize("stop_reason", ["stop", "tool_calls", "end_turn", None])
+def test_the_calls_of_a_whole_answer_are_not(stop_reason: str | None) -> None:
+    """However the provider says that it is whole."""
+    response = ModelResponse(tool_calls=[ToolCall("a", "pay")], stop_reason=stop_reason)
+    assert refused_calls(decision_payload(response, "fake", 4), 4) == []
