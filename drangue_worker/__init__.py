@@ -38,7 +38,7 @@ from drangue_worker.models import (
     SingleModel,
 )
 from drangue_worker.observability import ConsoleTracer, NullTracer, Tracer
-from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Tool, ToolPolicy, tool
+from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Tool, ToolPolicy, harden, tool
 
 __all__ = [
     "DEFAULT_RETRY_ON",
@@ -78,5 +78,6 @@ __all__ = [
     "TransientError",
     "UnknownRunError",
     "ValidationError",
+    "harden",
     "tool",
 ]

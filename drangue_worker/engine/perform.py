@@ -34,6 +34,7 @@ from drangue_worker.tools.invoke import (
     category_of,
     check_arguments,
     failure,
+    give_up,
     invoke,
     shadow,
     text_of,
@@ -210,18 +211,15 @@ class _Step:
                         return self._result(tool.name, call["id"], refusal)
                 try:
                     content = await invoke(tool, arguments, self.key)
-                except TimeoutError as error:
-                    # Its time was over, its effect may still come: only what can be repeated is simply timed out.
-                    content = (
-                        failure(tool.name, "timeout", text_of(error)) if reversible else unknown_outcome(tool.name)
-                    )
-                    log.info("tool_timed_out", tool=tool.name)
                 except Exception as error:
                     retry = reversible and isinstance(error, tool.policy.retry_on)
                     if retry and self.claimed.failures < tool.policy.retries:
                         return self._retry_tool(tool, error)
                     log.info("tool_failed", tool=tool.name, category=category_of(error))
-                    content = failure(tool.name, category_of(error), text_of(error))
+                    if isinstance(error, TimeoutError) and not reversible:
+                        content = unknown_outcome(tool.name)  # its time is over, its effect may still come
+                    else:
+                        content = await give_up(tool, category_of(error), text_of(error))
             span.set("content", content)
             span.set("duration_ms", self._duration_ms())
         return self._result(tool.name, call["id"], content, timed=True)

@@ -17,7 +17,8 @@ from typing import Any
 
 from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError, ValidationError
 from drangue_client.events import normalise
-from drangue_worker.tools.tool import Tool
+from drangue_worker.tools.schema import function_behind
+from drangue_worker.tools.tool import UNSET, Tool
 
 RAW_ARGUMENTS = "__raw_arguments__"  # stands alone in the arguments of a call whose JSON could not be read
 
@@ -44,9 +45,9 @@ def text_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def failure(tool: str, category: str, message: str) -> str:
-    """The content of a failed call: {"ok": false, "tool", "error": {"category", "message"}} as JSON text."""
-    content = {"ok": False, "tool": tool, "error": {"category": category, "message": message or category}}
+def failure(tool: str, category: str, message: str, **more: str) -> str:
+    """The content of a failed call: {"ok": false, "tool", "error": {"category", "message", ...}} as JSON text."""
+    content = {"ok": False, "tool": tool, "error": {"category": category, "message": message or category, **more}}
     return json.dumps(normalise(content))
 
 
@@ -104,7 +105,32 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
         raise TimeoutError(f"no answer within {tool.policy.timeout:g} s")
     if work.cancelled():
         raise ToolError("the tool cancelled itself")
-    return serialise(work.result())
+    result = work.result()
+    if tool.policy.validate is not None:
+        checked = await _either(functools.partial(tool.policy.validate, result))
+        result = result if checked is None else checked
+    return serialise(result)
+
+
+async def give_up(tool: Tool, category: str, message: str) -> str:
+    """The content of a call that failed for good, with the tool's fallback where it has one."""
+    if tool.policy.fallback is UNSET:
+        return failure(tool.name, category, message)
+    try:
+        value = tool.policy.fallback
+        value = await _either(value) if callable(value) else value
+    except Exception as error:
+        return failure(tool.name, category, message, fallback_error=text_of(error))
+    content = {**json.loads(failure(tool.name, category, message)), "degraded": True, "fallback": value}
+    return json.dumps(normalise(content))
+
+
+async def _either(function: Callable[[], Any]) -> Any:
+    """What an author's function gives, be it async or not; a blocking one runs in a thread."""
+    if inspect.iscoroutinefunction(function_behind(function)):
+        return await function()
+    result = await _in_thread(function)
+    return await result if inspect.isawaitable(result) else result
 
 
 async def _result_of(tool: Tool, keywords: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from drangue_client.errors import RateLimitError, TransientError
@@ -16,16 +16,33 @@ from drangue_worker.tools.schema import Signature, function_behind, signature_of
 DEFAULT_RETRY_ON: tuple[type[BaseException], ...] = (TransientError, RateLimitError)
 
 
+class _Unset:
+    """No fallback was given; None is one that can be."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Any = _Unset()
+
+
 @dataclass(frozen=True, slots=True)
 class ToolPolicy:
-    """How a call is tried: `timeout` in seconds per attempt (None: no limit), `retries` extra attempts, the first
-    after `backoff` seconds and doubling up to `max_backoff`, for the exceptions in `retry_on`."""
+    """How a call is tried.
+
+    `timeout` is seconds per attempt (None: no limit), `retries` extra attempts, the first after `backoff` seconds and
+    doubling up to `max_backoff`, for the exceptions in `retry_on`. `validate(result)` refuses a result by raising and
+    replaces it by returning something other than None. `fallback` is a value, or a function of no arguments that gives
+    one, which the model is shown beside the failure. Both functions may be async.
+    """
 
     timeout: float | None = None
     retries: int = 0
     backoff: float = 0.5
     max_backoff: float = MAX_BACKOFF_S
     retry_on: tuple[type[BaseException], ...] = DEFAULT_RETRY_ON
+    validate: Callable[[Any], Any] | None = None
+    fallback: Any = UNSET
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
@@ -35,6 +52,8 @@ class ToolPolicy:
         kinds = self.retry_on if isinstance(self.retry_on, tuple) else (None,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
             raise TypeError(f"retry_on is {self.retry_on!r}; it must be a tuple of exception classes.")
+        if self.validate is not None and not callable(self.validate):
+            raise TypeError(f"validate is {self.validate!r}; it must be a function of the result.")
         for name in ("backoff", "max_backoff"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0 seconds.")
@@ -99,6 +118,8 @@ def tool(
     backoff: float = 0.5,
     max_backoff: float = MAX_BACKOFF_S,
     retry_on: tuple[type[BaseException], ...] | None = None,
+    validate: Callable[[Any], Any] | None = None,
+    fallback: Any = UNSET,
     reversible: bool = True,
     requires_approval: bool = False,
     queue: str | None = None,
@@ -114,6 +135,8 @@ def tool(
     backoff: float = 0.5,
     max_backoff: float = MAX_BACKOFF_S,
     retry_on: tuple[type[BaseException], ...] | None = None,
+    validate: Callable[[Any], Any] | None = None,
+    fallback: Any = UNSET,
     reversible: bool = True,
     requires_approval: bool = False,
     queue: str | None = None,
@@ -124,7 +147,9 @@ def tool(
     named `idempotency_key` is hidden from the model and receives the step's stable key. `queue` sends the calls to a
     queue of their own, by that very name. Raises TypeError or ValueError, naming the tool, for what cannot work.
     """
-    policy = ToolPolicy(timeout, retries, backoff, max_backoff, DEFAULT_RETRY_ON if retry_on is None else retry_on)
+    policy = ToolPolicy(
+        timeout, retries, backoff, max_backoff, DEFAULT_RETRY_ON if retry_on is None else retry_on, validate, fallback
+    )
 
     def make(function: Callable[..., Any]) -> Tool:
         if not callable(function):
@@ -150,6 +175,14 @@ def tool(
 
 def _about(function: Callable[..., Any]) -> str:
     return inspect.getdoc(function_behind(function)) or ""
+
+
+def harden(item: Any, **policy: Any) -> Tool:
+    """A copy of a tool (or of a function) under a wholly new policy; options left out go back to their defaults.
+
+    The options are ToolPolicy's. TypeError or ValueError for one that does not exist or cannot work.
+    """
+    return replace(as_tool(item), policy=ToolPolicy(**policy))
 
 
 def as_tool(item: Any) -> Tool:

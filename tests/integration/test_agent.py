@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from drangue_client.errors import AuthError, InFlightError, NoCredentials, RunExistsError
-from drangue_worker import Agent, Autonomy, InMemoryStore, OpenAIModel, PostgresStore, SQLiteStore, Tool, tool
+from drangue_client.errors import AuthError, InFlightError, NoCredentials, RunExistsError, ValidationError
+from drangue_worker import Agent, Autonomy, InMemoryStore, OpenAIModel, PostgresStore, SQLiteStore, Tool, harden, tool
 from drangue_worker.testing.provider import Provider, Reply
 
 
@@ -332,3 +332,46 @@ def test_a_cut_off_answer_calls_nothing_and_the_run_goes_on(store: Any) -> None:
         result = Agent(model_of(provider), [wire], store=store).run_sync("pay")
     assert [event.type for event in result.events].count("step_started") == 0
     assert result.output == "done"
+
+
+def test_a_tool_is_hardened_by_what_its_author_declares() -> None:
+    """Results are checked, failures are softened, and what softens them may fail too."""
+
+    async def positive(result: int) -> int | None:
+        if result < 0:
+            raise ValidationError("negative")
+        return result * 10 if result == 1 else None
+
+    def broken() -> str:
+        raise RuntimeError("no cache either")
+
+    def measure(value: int) -> int:
+        """Give back what is given."""
+        return value
+
+    checked = tool(name="checked", validate=positive)(measure)
+    soft = harden(tool(name="soft", retries=5)(measure), validate=positive, fallback=lambda: [1, 2])
+    brittle = tool(name="brittle", validate=positive, fallback=broken)(measure)
+    calls = (
+        ("checked", {"value": 1}),
+        ("checked", {"value": 2}),
+        *((name, {"value": -1}) for name in ("soft", "brittle")),
+    )
+    with Provider([Reply(tool_calls=calls), Reply(text="done")]) as provider:
+        result = Agent(model_of(provider), [checked, soft, brittle]).run_sync("go")
+    contents = [json.loads(m["content"]) for m in result.messages if m["role"] == "tool"]
+    assert contents[:2] == [10, 2]
+    assert contents[2] == {
+        "ok": False,
+        "tool": "soft",
+        "error": {"category": "validation", "message": "negative"},
+        "degraded": True,
+        "fallback": [1, 2],
+    }
+    assert contents[3]["error"] == {
+        "category": "validation",
+        "message": "negative",
+        "fallback_error": "no cache either",
+    }
+    assert "degraded" not in contents[3]
+    assert soft.policy.retries == 0
