@@ -53,7 +53,13 @@ def prepare(extras: str) -> None:
     )
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command = [*pip, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # pip builds the package in an environment of its own, which hears of constraints through variables alone; as an
+    # address, since a variable is split at spaces.
+    pinned = {name: CONSTRAINTS.as_uri() for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
+    environment = {**os.environ, **pinned}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         _stop(
             f"{done.stdout}\ninstalling failed; pip's message above says why. Mend it and run the same command again."

@@ -142,6 +142,18 @@ def test_a_flushed_redis_loses_no_run(make_fleet: Make, redis_url: str) -> None:
     assert sorted(set(fleet.effects())) == sorted(fleet.effects())
 
 
+def test_runs_whose_messages_were_lost_before_anyone_read_them_still_run(make_fleet: Make, redis_url: str) -> None:
+    """Submitted, recorded, and Redis emptied before the first worker came: nobody has to submit again."""
+    fleet = make_fleet(calls_then_answer(("note", {"text": "a"})))
+    ids = fleet.submit(5)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    fleet.start("model-1", "tool-1")
+    results = fleet.finish(ids)
+    assert {result.status for result in results} == {"completed"}
+    assert sorted(fleet.effects()) == sorted(f"{run_id}:2" for run_id in ids)
+
+
 def test_every_message_delivered_twice_does_nothing_twice(make_fleet: Make) -> None:
     """A message is a hint: the second finds nothing to claim."""
     fleet = make_fleet(calls_then_answer(("note", {"text": "a"}), ("ping", {}), ("wire", {"amount": 1})))
