@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from drangue_client.events import Event
 from drangue_client.terms import Terms
@@ -18,6 +18,7 @@ STATE_VERSION = 1
 
 Status = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 Ended = Literal["completed", "failed", "cancelled"]
+ENDED: tuple[Ended, ...] = get_args(Ended)
 Verdict = Literal["none", "asked", "granted", "denied"]
 _VERDICTS: tuple[Verdict, ...] = ("none", "asked", "granted", "denied")
 

@@ -30,17 +30,17 @@ LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0  # a child that ran this long is not failing over and over
 
 FOLLOW = """
-import os, sys
+import os, signal, sys
 from drangue_worker.supervisor import follow_parent
-follow_parent(int(sys.argv[1]))
+follow_parent(int(sys.argv[1]), signal.SIGKILL)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def follow_parent(parent: int) -> None:
-    """Ask to be terminated when the parent ends. Exits at once if it has ended already."""
+def follow_parent(parent: int, on_death: signal.Signals = signal.SIGTERM) -> None:
+    """Ask to be sent `on_death` when the parent ends. Exits at once if it has ended already."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, on_death)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         raise SystemExit(0)
 
@@ -51,7 +51,10 @@ def worker_command(pool: str, *options: str) -> list[str]:
 
 
 def following(command: Sequence[str]) -> list[str]:
-    """A command line of another program, made to end with this process as our own workers do."""
+    """A command line of another program, made to end with this process.
+
+    By SIGKILL: it holds nothing worth saving, and Flower was seen to stay after a SIGTERM when Redis had gone first.
+    """
     return [sys.executable, "-c", FOLLOW, str(os.getpid()), *command]
 
 

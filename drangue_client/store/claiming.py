@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, and_, case, exists, or_, select, update
 
+from drangue_client.run import ENDED
 from drangue_client.store.port import Ask, Claimed
 from drangue_client.store.reading import events_of, folded, look_at, row_of
 from drangue_client.store.tables import events, now, runs, steps
-
-ENDED = ("completed", "failed", "cancelled")
 
 
 def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:

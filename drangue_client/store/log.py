@@ -22,7 +22,8 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from drangue_client.events import Event, Fact, normalise
-from drangue_client.store.claiming import ENDED, claim_step
+from drangue_client.run import ENDED
+from drangue_client.store.claiming import claim_step
 from drangue_client.store.database import Database
 from drangue_client.store.port import (
     AgentRow,

@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Float, RowMapping, and_, case, cast, func, literal, or_, select, tuple_, update
 
+from drangue_client.run import ENDED
 from drangue_client.store.database import Database
 from drangue_client.store.port import QueueState, RunRow, StepRef
 from drangue_client.store.reading import run_row, step_ref
 from drangue_client.store.tables import now, runs, steps
 
-OPEN = ("queued", "running", "paused")
 DOUBLINGS = 6  # patience with a step nobody claims grows up to 64 times
 
 
@@ -28,7 +28,7 @@ class Sweeping:
     def wake(self, patience_s: float, limit: int = 100) -> list[RunRow]:
         due = (
             select(runs.c.run_id)
-            .where(runs.c.wake_at <= now(), runs.c.executor == "celery", runs.c.status.in_(OPEN))
+            .where(runs.c.wake_at <= now(), runs.c.executor == "celery", runs.c.status.not_in(ENDED))
             .order_by(runs.c.wake_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -71,7 +71,7 @@ class Sweeping:
         ranked = (
             select(steps, place)
             .join(runs, runs.c.run_id == steps.c.run_id)
-            .where(waiting, _doubted(patience_s), steps.c.queue.is_not(None), runs.c.status.in_(OPEN))
+            .where(waiting, _doubted(patience_s), steps.c.queue.is_not(None), runs.c.status.not_in(ENDED))
             .subquery()
         )
         # The oldest of each queue: one queue's backlog must not hide another's lost step.
@@ -79,7 +79,7 @@ class Sweeping:
         unclaimed = (
             select(steps.c.queue, func.count())
             .join(runs, runs.c.run_id == steps.c.run_id)
-            .where(steps.c.claim.is_(None), steps.c.available_at <= now(), runs.c.status.in_(OPEN))
+            .where(steps.c.claim.is_(None), steps.c.available_at <= now(), runs.c.status.not_in(ENDED))
             .group_by(steps.c.queue)
         )
 
@@ -117,7 +117,7 @@ def _of_fleet(which: Any) -> Any:
     return (
         select(steps)
         .join(runs, runs.c.run_id == steps.c.run_id)
-        .where(which, steps.c.queue.is_not(None), runs.c.status.in_(OPEN))
+        .where(which, steps.c.queue.is_not(None), runs.c.status.not_in(ENDED))
         .order_by(steps.c.run_id, steps.c.step)
         .with_for_update(of=steps, skip_locked=True)
     )

@@ -29,6 +29,7 @@ from drangue_client.client import Client
 from drangue_client.console.shell import wide_console
 from drangue_client.console.views import answer, approvals_list, run_view, runs_table
 from drangue_client.result import Result
+from drangue_client.run import ENDED
 from drangue_client.settings import PREFIX, Settings
 from drangue_client.stackfile import FOLDER
 from drangue_worker.demo.agents import TABLES
@@ -39,7 +40,6 @@ from drangue_worker.testing.provider import Provider
 
 RUNS = 20
 SERVICES = ("checkout", "search", "billing", "login", "mail")
-ENDED = ("completed", "failed", "cancelled")
 PATIENCE_S = 90.0
 REFRESH_S = 0.1
 
