@@ -4,6 +4,7 @@ This package knows what happened; `drangue_worker` knows what happens next. Impo
 and no Celery.
 """
 
+from drangue_client.budget import Budget
 from drangue_client.client import Client, Submission
 from drangue_client.errors import DrangueError
 from drangue_client.events import Event
@@ -12,4 +13,4 @@ from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.terms import Autonomy
 
-__all__ = ["Autonomy", "Client", "DrangueError", "Event", "Result", "Run", "Settings", "Submission"]
+__all__ = ["Autonomy", "Budget", "Client", "DrangueError", "Event", "Result", "Run", "Settings", "Submission"]

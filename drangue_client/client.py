@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drangue_client.answer import schema_of
 from drangue_client.errors import (
     NotPendingError,
     QueueUnavailable,
@@ -26,10 +27,13 @@ from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Move, NewRun, RunRow
+from drangue_client.turns import check_turn_id, say
 from drangue_client.wire.queue import HANDOFF_S, Sender
 from drangue_client.wire.signals import Doorbell
+from drangue_client.wire.tokens import BEGINNING, TokenStream
 
 MOVING = ("queued", "running")
+STREAM_POLL_S = 0.2  # how old an event may be when a stream shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class Client:
         self.settings.require_redis()
         self._sender = Sender(self.settings)
         self._doorbell = Doorbell(self.settings.redis_url)
+        self._tokens = TokenStream(self.settings.redis_url)
 
     def submit(
         self,
@@ -63,13 +68,18 @@ class Client:
         run_id: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         labels: Mapping[str, str] | None = None,
+        output_schema: Any = None,
+        turn_id: str | None = None,
+        tokens: bool = False,
         allow_unknown: bool = False,
     ) -> Submission:
         """Record a run of the agent registered as `agent`, and tell the workers.
 
         The same `run_id` with the same agent and input is the same run, so repeating is safe; with others it is a
-        RunExistsError. `priority` is 0 (first) to 9. Raises UnknownAgentError for a name that no worker has registered,
-        unless `allow_unknown`, or no worker has registered anything yet.
+        RunExistsError. `priority` is 0 (first) to 9. `output_schema` (a JSON schema or a pydantic model) is what every
+        answer must match, in place of the agent's own. `turn_id` names the first turn, as in `say`. With `tokens` the
+        workers show answers to `stream` while they are written. Raises UnknownAgentError for a name that no worker has
+        registered, unless `allow_unknown`, or no worker has registered anything yet.
         """
         if not 0 <= priority <= 9:
             raise ValueError(f"priority is {priority}; it must be a whole number from 0 (first) to 9.")
@@ -78,9 +88,19 @@ class Client:
             raise ValueError(f"agent is {str(agent)[:50]!r}; it must be the name of an agent, at most 200 characters.")
         if not allow_unknown:
             self._check_agent(agent)
-        new = NewRun(run_id, agent, input, priority=priority, labels=normalise(dict(labels or {})), wake_in_s=HANDOFF_S)
+        check_turn_id(turn_id)
+        asked = {"output_schema": schema_of(output_schema), "turn_id": turn_id, "tokens": tokens or None}
+        new = NewRun(
+            run_id,
+            agent,
+            input,
+            priority=priority,
+            labels=normalise(dict(labels or {})),
+            overrides={name: value for name, value in asked.items() if value is not None},
+            wake_in_s=HANDOFF_S,
+        )
         row, created = self.log.submit([new])[0]
-        check_same(row, agent, input)
+        check_same(row, agent, input, new.overrides.get("output_schema"))
         return Submission(run_id, created, sent=self._coordinate(row) if created else True)
 
     def get(self, run_id: str) -> RunRow:
@@ -105,6 +125,55 @@ class Client:
                 if left <= 0:
                     raise WaitTimeout(run_id, status, timeout or 0.0)
                 listener.wait(left)
+
+    def say(self, run_id: str, text: str, *, turn_id: str | None = None) -> Submission:
+        """Begin another turn of a run that has ended its latest one, and tell the workers.
+
+        The same `turn_id` twice is one turn, so repeating is safe with one; `created` says whether it is new. Raises
+        InFlightError while a turn goes on or has failed, TurnExistsError for a turn id with another text,
+        UnknownRunError.
+        """
+        text = check_input(text)
+        check_turn_id(turn_id)
+        row, created = say(self.log, run_id, text, turn_id)
+        sent = self._coordinate(row) if created and row.executor == "celery" else True
+        return Submission(run_id, created, sent)
+
+    def stream(self, run_id: str, *, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
+        """The run's events behind the place `after`, as they are written, until the run has stopped.
+
+        Of a run submitted with `tokens`, also its answers while they are written: `model_delta` events (seq -1), each
+        {"text", "step", "attempt", "index"} and `"retry": True` on the first of another attempt, which voids the
+        earlier ones of its step. They come before the decision they belong to. Any number of processes may stream a
+        run, from any place; `timeout` is in seconds, WaitTimeout when it is over.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        known = [event for event in self.log.events(run_id) if event.seq <= after]
+        decided = max((event.step or 0 for event in known if event.type == "model_decision"), default=0)
+        place, waiting, pieces = BEGINNING, True, list[Event]()
+        while True:
+            status = self.get(run_id).status  # before the events: what ends the run is among them then
+            fresh = self.log.events(run_id, after)
+            while waiting:
+                more, place = self._tokens.read(run_id, place)
+                pieces, waiting = pieces + more, bool(more)
+            pieces = [
+                piece for piece in pieces if (piece.step or 0) > decided
+            ]  # of a step that is over, they come late
+            for event in fresh:
+                if event.type == "model_decision":
+                    decided = event.step or 0
+                    yield from (piece for piece in pieces if (piece.step or 0) <= decided)
+                    pieces = [piece for piece in pieces if (piece.step or 0) > decided]
+                yield event
+                after = event.seq
+            yield from pieces
+            if status not in MOVING:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(run_id, status, timeout or 0.0)
+            pieces, place = self._tokens.read(run_id, place, STREAM_POLL_S)
+            waiting = bool(pieces)
 
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         """The run's log after a place, oldest first."""
@@ -147,6 +216,7 @@ class Client:
         """Close the connections to Postgres and Redis."""
         self.log.close()
         self._doorbell.close()
+        self._tokens.close()
 
     def _decide(self, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str) -> dict[str, Any]:
         request, row = record_verdict(self.log, run_id, call_id, verdict, by, reason)
@@ -186,12 +256,14 @@ def check_input(input: str) -> str:
     return str(normalise(input))
 
 
-def check_same(row: RunRow, agent: str, input: str) -> None:
+def check_same(row: RunRow, agent: str, input: str, output_schema: Any = None) -> None:
     """Raise RunExistsError unless the run was submitted with these."""
     if row.agent != agent:
         raise RunExistsError(row.run_id, f"agent ({row.agent!r})")
     if row.input != normalise(input):
         raise RunExistsError(row.run_id, "input")
+    if row.overrides.get("output_schema") != output_schema:
+        raise RunExistsError(row.run_id, "output_schema")
 
 
 def record_verdict(

@@ -80,6 +80,17 @@ class RunExistsError(DrangueError, ValueError):
         super().__init__(f"run {run_id!r} exists with another {what}. Take a new run_id, or submit what it was given.")
 
 
+class TurnExistsError(DrangueError, ValueError):
+    """The turn id is taken by another text. `run_id` and `turn_id` hold what was asked for."""
+
+    def __init__(self, run_id: str, turn_id: str) -> None:
+        self.run_id = run_id
+        self.turn_id = turn_id
+        super().__init__(
+            f"turn {turn_id!r} of run {run_id!r} has another text. Take a new turn_id, or repeat its text."
+        )
+
+
 class InFlightError(DrangueError, ValueError):
     """New input for a run whose turn has not ended. `run_id` holds it."""
 

@@ -38,8 +38,10 @@ EventType = Literal[
     "run_cancelled",
     "run_failed",
     "run_finished",
+    "model_delta",
 ]
-EVENT_TYPES: frozenset[str] = frozenset(get_args(EventType))
+STREAMED = "model_delta"  # shown to whoever watches, and never stored
+EVENT_TYPES: frozenset[str] = frozenset(get_args(EventType)) - {STREAMED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,17 @@ class Fact:
     def at(self, seq: int) -> Event:
         """This fact at its place in a log."""
         return Event(seq, self.type, self.payload, self.ts, self.duration_ms, self.step)
+
+
+def delta(text: str, step: int, attempt: int, index: int) -> Event:
+    """A piece of an answer that is still being written: the `index`-th of this attempt at this step.
+
+    `retry` marks the first piece of another attempt: what was shown of the step before is void.
+    """
+    payload: dict[str, Any] = {"text": text, "step": step, "attempt": attempt, "index": index}
+    if attempt > 1 and index == 0:
+        payload["retry"] = True
+    return Event(-1, "model_delta", payload, step=step)
 
 
 def lift(event_type: str, version: int) -> EventType:

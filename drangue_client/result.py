@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from drangue_client.budget import Prices, cost_usd
 from drangue_client.events import Event
 from drangue_client.messages import TRUNCATED, Message, conversation
 from drangue_client.run import Run, Status, fold
@@ -41,7 +43,8 @@ class Result:
 
     @property
     def reason(self) -> str | None:
-        """Why the latest turn ended, for machines: `answered`, `max_steps`, or a failure's category."""
+        """Why the latest turn ended, for machines: `answered`, `schema` (answered, but not as the schema has it),
+        `max_steps`, `budget`, `blocked`, or a failure's category."""
         return self.run.reason
 
     @property
@@ -64,6 +67,24 @@ class Result:
                 if isinstance(count, int | float):
                     total[name] = total.get(name, 0) + count
         return total
+
+    @property
+    def usage_estimated(self) -> bool:
+        """Whether part of `usage` was estimated, since a model reported none."""
+        return any(event.payload.get("usage_estimated") for event in self._all("model_decision"))
+
+    def cost(self, prices: Prices, *, strict: bool = True) -> float:
+        """US dollars by `prices` (as in Budget). A used model without a price is a ValueError, or free if not strict.
+
+        (input * p_in + output * p_out + cache_creation * p_write + cache_read * p_read) / 1e6
+        """
+        return cost_usd(self.events, prices, strict=strict)
+
+    @property
+    def output_parsed(self) -> Any:
+        """The answer of the latest turn that ended, read as JSON, if it matched the run's output schema; else None."""
+        last = self._last("run_finished")
+        return json.loads(last.payload["output"]) if last and last.payload.get("structured") else None
 
     @property
     def latency_ms(self) -> float:

@@ -8,13 +8,16 @@ apart, in `messages`, by whoever needs it. What should happen next is not decide
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from drangue_client.answer import FINAL_ANSWER
+from drangue_client.budget import Spent
 from drangue_client.events import Event
+from drangue_client.messages import size_of
 from drangue_client.terms import Terms
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 Status = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 Ended = Literal["completed", "failed", "cancelled"]
@@ -38,9 +41,13 @@ class Run:
     """One run as its log tells it up to `seq` (-1: an empty log).
 
     `decision` is the step of the latest model call of this turn (0: none yet) and `decision_seq` its place in the log,
-    `calls` what it asked for, `answer` its text where it asked for nothing. `last_step` is the highest step number
-    given out. `ended` is how the latest turn ended (None while it goes on) and `reason` its machine-readable
-    cause.
+    `calls` what it asked for, `answer` its text where it asked for nothing, `accepted` the step of the call that
+    delivered a structured answer. `last_step` is the highest step number given out. `ended` is how the latest turn
+    ended (None while it goes on) and `reason` its machine-readable cause.
+
+    Of this turn are also `screened` (its input has been judged), `blocked` (why it was refused), and `corrections`
+    (answers that were sent back). Of the whole run are `recalled`, `spent`, and `context`, the size of the conversation
+    in bytes, which is kept for hard budgets only.
     """
 
     seq: int = -1
@@ -51,10 +58,17 @@ class Run:
     decision_seq: int = -1
     calls: tuple[Call, ...] = ()
     answer: str | None = None
+    accepted: int | None = None
     turn_model_calls: int = 0
     model_calls: int = 0
     ended: Ended | None = None
     reason: str | None = None
+    screened: bool = False
+    blocked: str | None = None
+    corrections: int = 0
+    recalled: bool = False
+    spent: Spent = field(default_factory=Spent)
+    context: int = 0
 
     @property
     def unsettled(self) -> tuple[Call, ...]:
@@ -77,7 +91,7 @@ class Run:
 
     @property
     def free(self) -> tuple[Call, ...]:
-        """Unsettled calls that no verdict keeps from going on, in call order.
+        """Unsettled calls of tools that no verdict keeps from going on, in call order.
 
         An irreversible call waits until every earlier call of its decision has settled: what cannot be undone is done
         one at a time and in the order it was asked for.
@@ -85,12 +99,18 @@ class Run:
         free: list[Call] = []
         earlier_open = False
         for call in self.unsettled:
+            if self.delivers(call):  # judged when every other call has settled
+                continue
             tool = self.terms.tools.get(call.name) if self.terms else None
             in_order = tool is None or tool.reversible or not earlier_open
             if call.verdict != "asked" and in_order:
                 free.append(call)
             earlier_open = True
         return tuple(free)
+
+    def delivers(self, call: Call) -> bool:
+        """Whether a call delivers the structured answer instead of running a tool."""
+        return call.name == FINAL_ANSWER and self.terms is not None and self.terms.output_schema is not None
 
     def call(self, step: int | None) -> Call | None:
         """The call of the latest decision with this step number."""
@@ -106,10 +126,17 @@ class Run:
             "decision_seq": self.decision_seq,
             "calls": [[call.name, int(call.settled), _VERDICTS.index(call.verdict)] for call in self.calls],
             "answer": self.answer,
+            "accepted": self.accepted,
             "turn_models": self.turn_model_calls,
             "models": self.model_calls,
             "ended": self.ended,
             "reason": self.reason,
+            "screened": self.screened,
+            "blocked": self.blocked,
+            "corrections": self.corrections,
+            "recalled": self.recalled,
+            "spent": [self.spent.tokens, self.spent.usd, self.spent.unpriced],
+            "context": self.context,
         }
 
     @classmethod
@@ -130,10 +157,17 @@ class Run:
                 for index, (name, settled, verdict) in enumerate(state["calls"], start=1)
             ),
             answer=state["answer"],
+            accepted=state["accepted"],
             turn_model_calls=state["turn_models"],
             model_calls=state["models"],
             ended=state["ended"],
             reason=state["reason"],
+            screened=state["screened"],
+            blocked=state["blocked"],
+            corrections=state["corrections"],
+            recalled=state["recalled"],
+            spent=Spent(*state["spent"]),
+            context=state["context"],
         )
 
 
@@ -153,15 +187,30 @@ def fold(events: Iterable[Event], onto: Run | None = None) -> Run:
 
 def apply(run: Run, event: Event) -> Run:
     """The run after one more event. A type that changes no control state moves `seq` alone."""
-    run = replace(run, seq=event.seq)
+    run = _counted(replace(run, seq=event.seq), event)
     payload = event.payload
     match event.type:
         case "run_started":
-            return replace(run, turn=1, terms=Terms.from_json(payload["config"]))
+            return _grown(replace(run, turn=1, terms=Terms.from_json(payload["config"])), event)
         case "user_message":
             return replace(
-                run, turn=run.turn + 1, ended=None, reason=None, decision=0, calls=(), answer=None, turn_model_calls=0
+                run,
+                turn=run.turn + 1,
+                ended=None,
+                reason=None,
+                decision=0,
+                calls=(),
+                answer=None,
+                accepted=None,
+                turn_model_calls=0,
+                screened=False,
+                blocked=None,
+                corrections=0,
             )
+        case "input_screened":
+            return replace(run, screened=True, blocked=payload["reason"] if payload["blocked"] else None)
+        case "memory_recalled":
+            return replace(run, recalled=True)
         case "model_decision":
             assert event.step is not None
             calls = tuple(Call(event.step + i, call["name"]) for i, call in enumerate(payload["tool_calls"], start=1))
@@ -175,8 +224,16 @@ def apply(run: Run, event: Event) -> Run:
                 turn_model_calls=run.turn_model_calls + 1,
                 model_calls=run.model_calls + 1,
             )
+        case "schema_feedback":
+            return replace(run, corrections=run.corrections + 1, decision=0, calls=(), answer=None)
         case "tool_result":
-            return _with_call(run, event.step, settled=True)
+            settled = _with_call(run, event.step, settled=True)
+            call = run.call(event.step)
+            if call is None or not run.delivers(call):
+                return settled
+            if payload.get("accepted"):
+                return replace(settled, accepted=event.step)
+            return replace(settled, corrections=settled.corrections + (run.accepted is None))
         case "approval_requested":
             return _with_call(run, event.step, verdict="asked")
         case "approval_granted":
@@ -193,6 +250,25 @@ def apply(run: Run, event: Event) -> Run:
             return replace(run, ended="cancelled", reason="cancelled", answer=None)
         case _:
             return run
+
+
+def _counted(run: Run, event: Event) -> Run:
+    """The run with what this event used, and with what it adds to the next prompt."""
+    budget = run.terms.budget if run.terms else None
+    payload = event.payload
+    total = run.spent
+    if event.type == "model_decision":
+        total = total.plus(payload.get("usage"), payload.get("model"), budget.prices if budget else None)
+    if "lost" in payload:
+        total = total.plus_lost(payload["lost"])
+    return _grown(replace(run, spent=total), event)
+
+
+def _grown(run: Run, event: Event) -> Run:
+    """Only a hard budget asks how large the next prompt may be."""
+    if run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
+        return run
+    return replace(run, context=run.context + size_of(event))
 
 
 def _with_call(run: Run, step: int | None, **change: Any) -> Run:

@@ -6,6 +6,7 @@ An agent is a model plus tools. `Agent(...).run_sync("...")` runs it here; `DRAN
 let a fleet run it. The client's words are here too, so that one import serves.
 """
 
+from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.errors import (
     AuthError,
@@ -27,6 +28,25 @@ from drangue_client.store import InMemoryStore, PostgresStore, SQLiteStore, Stor
 from drangue_client.terms import Autonomy
 from drangue_client.trace import Span
 from drangue_worker.agent import Agent
+from drangue_worker.evals import (
+    Check,
+    EvalReport,
+    Gate,
+    GateDecision,
+    Judge,
+    Scenario,
+    ScenarioResult,
+    evaluate,
+    forbids_tool,
+    judged,
+    output_contains,
+    output_satisfies,
+    scenario_from_result,
+    tools_called,
+    within_steps,
+    within_tokens,
+)
+from drangue_worker.memory import Memory, MemoryItem, NullMemory
 from drangue_worker.models import (
     AnthropicModel,
     FallbackModel,
@@ -37,27 +57,42 @@ from drangue_worker.models import (
     RuleRouter,
     SingleModel,
 )
-from drangue_worker.observability import ConsoleTracer, NullTracer, Tracer
-from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Tool, ToolPolicy, harden, tool
+from drangue_worker.observability import ConsoleTracer, NullTracer, OTelTracer, Tracer
+from drangue_worker.registry import Registry as AgentRegistry
+from drangue_worker.tools.guards import Guardrails
+from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Done, Tool, ToolPolicy, harden, tool
 
 __all__ = [
     "DEFAULT_RETRY_ON",
     "Agent",
+    "AgentRegistry",
     "AnthropicModel",
     "AuthError",
     "Autonomy",
+    "Budget",
+    "Check",
     "Client",
     "ConflictError",
     "ConsoleTracer",
+    "Done",
     "DrangueError",
+    "EvalReport",
     "Event",
     "FallbackModel",
     "FallbackRouter",
+    "Gate",
+    "GateDecision",
+    "Guardrails",
     "InMemoryStore",
+    "Judge",
     "LeaseHeldError",
+    "Memory",
+    "MemoryItem",
     "Model",
     "ModelResponse",
+    "NullMemory",
     "NullTracer",
+    "OTelTracer",
     "OpenAIModel",
     "PermanentError",
     "PostgresStore",
@@ -66,6 +101,8 @@ __all__ = [
     "Router",
     "RuleRouter",
     "SQLiteStore",
+    "Scenario",
+    "ScenarioResult",
     "Settings",
     "SingleModel",
     "Span",
@@ -78,6 +115,15 @@ __all__ = [
     "TransientError",
     "UnknownRunError",
     "ValidationError",
+    "evaluate",
+    "forbids_tool",
     "harden",
+    "judged",
+    "output_contains",
+    "output_satisfies",
+    "scenario_from_result",
     "tool",
+    "tools_called",
+    "within_steps",
+    "within_tokens",
 ]

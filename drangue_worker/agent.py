@@ -12,8 +12,10 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
+from drangue_client.answer import schema_of
+from drangue_client.budget import Budget
 from drangue_client.client import MOVING, check_input, check_run_id, record_verdict
-from drangue_client.errors import InFlightError, RunExistsError, RunFailedError
+from drangue_client.errors import RunFailedError
 from drangue_client.events import Event, Fact
 from drangue_client.result import Result, pending_requests
 from drangue_client.run import fold
@@ -21,13 +23,17 @@ from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log, NewRun, RunRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
+from drangue_client.turns import check_turn_id, say
 from drangue_client.wire.signals import POLL_S
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
+from drangue_worker.engine.deltas import Deltas
 from drangue_worker.engine.inline import drive
 from drangue_worker.engine.runtime import Runtime
+from drangue_worker.memory import Memory, MemoryItem
 from drangue_worker.models.sdk import MAX_TOKENS
 from drangue_worker.observability.tracers import ConsoleTracer, NullTracer, Tracer
 from drangue_worker.registry import OneAgent
+from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import Tool
 
 
@@ -36,9 +42,11 @@ class Agent:
 
     A model may be given by name (`"gpt-4o"`, `"claude-..."`, `"openai:..."`); `max_tokens` is then its output ceiling,
     and `cache` asks the provider to cache the prompt.
-    `max_steps` bounds the model calls of one turn, `autonomy` says which tools wait for a person, `model_retries` how
-    often a failing model call is tried again. `store` is where the log lives (this process's memory by default). Raises
-    TypeError or ValueError naming the argument that cannot be used.
+    `max_steps` bounds the model calls of one turn, `budget` the tokens and dollars of the run. `guardrails` say what
+    passes, `autonomy` which tools wait for a person. `memory` is recalled from once per run. `output_schema`, a JSON
+    schema or a pydantic model, is what every answer must match. `model_retries` is how often a failing model call is
+    tried again. `store` is where the log lives (this process's memory by default). Raises TypeError or ValueError
+    naming the argument that cannot be used.
     """
 
     def __init__(
@@ -54,8 +62,12 @@ class Agent:
         cache: bool = False,
         store: Log | None = None,
         tracer: Tracer | None = None,
+        budget: Budget | None = None,
+        guardrails: Guardrails | None = None,
         autonomy: Autonomy | None = None,
+        memory: Memory | None = None,
         model_retries: int = DEFAULT_MODEL_RETRIES,
+        output_schema: Any = None,
     ) -> None:
         self.blueprint = Blueprint.of(
             name=name,
@@ -68,6 +80,10 @@ class Agent:
             model_retries=model_retries,
             max_tokens=max_tokens,
             cache=cache,
+            budget=budget,
+            guardrails=guardrails,
+            memory=memory,
+            output_schema=output_schema,
         )
         self.tracer: Tracer = tracer or NullTracer()
         self._store = store
@@ -98,53 +114,110 @@ class Agent:
         return self.blueprint.terms.autonomy
 
     @property
+    def budget(self) -> Budget | None:
+        """What a run of it may use."""
+        return self.blueprint.terms.budget
+
+    @property
+    def guardrails(self) -> Guardrails | None:
+        """What it lets pass."""
+        return self.blueprint.guardrails
+
+    @property
+    def memory(self) -> Memory | None:
+        """What it recalls from."""
+        memory: Memory | None = self.blueprint.memory
+        return memory
+
+    @property
+    def output_schema(self) -> dict[str, Any] | None:
+        """The JSON schema its answers must match."""
+        return self.blueprint.terms.output_schema
+
+    @property
     def store(self) -> Log:
         """Where its runs are recorded; made on first use if none was given."""
         if self._store is None:
             self._store = InMemoryStore()
         return self._store
 
-    async def run(self, input: str | None = None, *, run_id: str | None = None, trace: bool = False) -> Result:
+    async def run(
+        self,
+        input: str | None = None,
+        *,
+        run_id: str | None = None,
+        trace: bool = False,
+        output_schema: Any = None,
+        turn_id: str | None = None,
+    ) -> Result:
         """Work on one input until it is answered, has failed, or waits for a person.
 
-        A `run_id` that exists is resumed, or read without doing anything if it has ended; its input may be repeated or
-        left out. With `trace`, every step is printed as it happens. Raises what failed the run, RunExistsError or
-        InFlightError for another input, LeaseHeldError while another process works on it.
+        On a `run_id` that exists, a new input is a follow-up turn, once the last one has ended. No input, or the one of
+        the first or the latest turn again, resumes the run, or reads it without doing anything if it has ended; with a
+        `turn_id` the text does not matter: the same id is the same turn. `output_schema` (a JSON schema or a pydantic
+        model) holds for all turns of the run. With `trace`, every step is printed as it happens.
+
+        Raises what failed the run, InFlightError for another input before the turn has ended, LeaseHeldError while
+        another process works on it.
         """
         run_id = check_run_id(run_id)
         runtime = self._runtime(trace)
         try:
-            await self._open(runtime, run_id, input)
+            await self._open(runtime, run_id, input, output_schema, turn_id)
             return await self._drive(runtime, run_id)
         finally:
             runtime.close()
 
-    def run_sync(self, input: str | None = None, *, run_id: str | None = None, trace: bool = False) -> Result:
+    def run_sync(
+        self,
+        input: str | None = None,
+        *,
+        run_id: str | None = None,
+        trace: bool = False,
+        output_schema: Any = None,
+        turn_id: str | None = None,
+    ) -> Result:
         """`run`, for code without an event loop. RuntimeError where one is running."""
-        return _blocking(self._run_and_close(input, run_id, trace))
+        return _blocking(
+            self._run_and_close(input, run_id=run_id, trace=trace, output_schema=output_schema, turn_id=turn_id)
+        )
 
     async def stream(
-        self, input: str | None = None, *, run_id: str | None = None, trace: bool = False
+        self,
+        input: str | None = None,
+        *,
+        run_id: str | None = None,
+        trace: bool = False,
+        output_schema: Any = None,
+        turn_id: str | None = None,
+        after: int | None = None,
     ) -> AsyncIterator[Event]:
-        """`run`, giving each new event of the log right after it was written. Closing the iterator stops the work.
+        """`run`, giving each new event of the log right after it was written, and `model_delta` events (seq -1, never
+        stored) while a model that can stream talks. `after` is the place of the log to begin behind (-1: all of it).
 
-        What failed the run is raised after its events.
+        Closing the iterator stops the work. What failed the run is raised after its events.
         """
         run_id = check_run_id(run_id)
         runtime = self._runtime(trace)
         moved = asyncio.Event()
+        deltas = Deltas(moved)
+        runtime.watch = deltas.watch
         try:
-            before = await self._open(runtime, run_id, input)
+            before = await self._open(runtime, run_id, input, output_schema, turn_id)
             work = asyncio.create_task(self._drive(runtime, run_id, moved))
             work.add_done_callback(lambda _: moved.set())
             try:
-                seen = before.head_seq
+                seen = before.head_seq if after is None else after
                 while True:
                     moved.clear()
                     finished = work.done()
                     for event in await runtime.database(self.store.events, run_id, seen):
                         seen = event.seq
+                        for piece in deltas.take(event.step) if event.type == "model_decision" else ():
+                            yield piece
                         yield event
+                    for piece in deltas.take():
+                        yield piece
                     if finished:
                         break
                     await moved.wait()
@@ -177,6 +250,13 @@ class Agent:
         events = await asyncio.to_thread(self.store.events, run_id)
         return pending_requests(fold(events), events)
 
+    async def remember(self, item: MemoryItem) -> None:
+        """Keep an item in the agent's memory; nothing happens without one. TypeError for what is no MemoryItem."""
+        if not isinstance(item, MemoryItem):
+            raise TypeError(f"item is {item!r}; it must be a MemoryItem.")
+        if self.memory is not None:
+            await self.memory.remember(item)
+
     def _runtime(self, trace: bool) -> Runtime:
         return Runtime(
             log=self.store,
@@ -186,14 +266,36 @@ class Agent:
             tracer=ConsoleTracer() if trace else self.tracer,
         )
 
-    async def _open(self, runtime: Runtime, run_id: str, input: str | None) -> RunRow:
-        new = NewRun(run_id, self.name or "agent", check_input(input or ""), executor="inline")
+    async def _open(
+        self, runtime: Runtime, run_id: str, input: str | None, output_schema: Any, turn_id: str | None
+    ) -> RunRow:
+        """The run, as it stood before: begun, gone on with, or with one more turn."""
+        text, schema = check_input(input or ""), schema_of(output_schema)
+        check_turn_id(turn_id)
+        overrides = {"output_schema": schema, "turn_id": turn_id}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        new = NewRun(run_id, self.name or "agent", text, executor="inline", overrides=given)
         row, created = (await runtime.database(self.store.submit, [new]))[0]
-        if not created and input and new.input != row.input:
-            if row.status in ("completed", "cancelled"):
-                raise RunExistsError(run_id, "input")
-            raise InFlightError(run_id, row.status)
+        if created:
+            return row
+        look = await runtime.database(self.store.look, run_id)
+        recorded = look.run.terms.output_schema if look.run.terms else row.overrides.get("output_schema")
+        if schema is not None and schema != recorded:
+            raise ValueError(
+                f"output_schema differs from the one run {run_id!r} began with, which holds for all its turns. "
+                "Leave it out, or take a new run_id."
+            )
+        if text and (turn_id is not None or not await self._said_before(runtime, row, text)):
+            await runtime.database(say, self.store, run_id, text, turn_id)
         return row
+
+    async def _said_before(self, runtime: Runtime, row: RunRow, text: str) -> bool:
+        """Without a turn id, a text is told from a new one by being the first or the latest that was said."""
+        if text == row.input:
+            return True
+        events = await runtime.database(self.store.events, row.run_id)
+        later = [event.payload["text"] for event in events if event.type == "user_message"]
+        return bool(later) and text == later[-1]
 
     async def _drive(self, runtime: Runtime, run_id: str, moved: asyncio.Event | None = None) -> Result:
         look = await runtime.database(self.store.look, run_id)
@@ -219,14 +321,14 @@ class Agent:
     async def _verdict(self, run_id: str, call_id: str | None, verdict: str, by: str, reason: str) -> None:
         await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason)
 
-    async def _run_and_close(self, input: str | None, run_id: str | None, trace: bool) -> Result:
+    async def _run_and_close(self, input: str | None, **options: Any) -> Result:
         """Run on a loop that ends with the run, and close what the models opened on it."""
         try:
-            return await self.run(input, run_id=run_id, trace=trace)
+            return await self.run(input, **options)
         finally:
-            for model in getattr(self.router, "models", ()):
-                if hasattr(model, "aclose"):
-                    await model.aclose()
+            for one in (*getattr(self.router, "models", ()), *self.tools.values()):
+                if hasattr(one, "aclose"):
+                    await one.aclose()
 
 
 def _blocking(work: Coroutine[Any, Any, Result]) -> Result:

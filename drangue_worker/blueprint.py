@@ -6,17 +6,20 @@ It stands below the engine. The `Agent` that people write is above it and hands 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from drangue_client.answer import FINAL_ANSWER, schema_of
+from drangue_client.budget import Budget, no_price
 from drangue_client.events import canonical
 from drangue_client.store.port import AgentRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy, Terms
-from drangue_worker.models.model import name_of
+from drangue_worker.models.model import ceiling_of, name_of
 from drangue_worker.models.named import model_named
 from drangue_worker.models.routing import SingleModel
 from drangue_worker.models.sdk import MAX_TOKENS
+from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import Tool, as_tool
 
 DEFAULT_MODEL_RETRIES = 2
@@ -31,6 +34,8 @@ class Blueprint:
     tools: dict[str, Tool]
     terms: Terms
     model_retries: int = DEFAULT_MODEL_RETRIES
+    guardrails: Guardrails | None = None
+    memory: Any = None
 
     @classmethod
     def of(
@@ -46,44 +51,45 @@ class Blueprint:
         model_retries: int = DEFAULT_MODEL_RETRIES,
         max_tokens: int = MAX_TOKENS,
         cache: bool = False,
+        budget: Budget | None = None,
+        guardrails: Guardrails | None = None,
+        memory: Any = None,
+        output_schema: Any = None,
     ) -> Blueprint:
         """Check and assemble. Raises TypeError or ValueError naming the argument that cannot be used."""
-        if cache and (router is not None or not isinstance(model, str)):
-            raise ValueError("cache=True only applies to a model given by name. Pass cache=True to the model object.")
-        if isinstance(model, str) and router is None:
-            model = model_named(model, max_tokens=max_tokens, cache=cache)
-        router = router or model
-        if router is None:
-            raise ValueError(
-                "model is missing. Pass a name, such as 'gpt-4o' or 'claude-sonnet-4-5', or a model object."
-            )
-        if not hasattr(router, "choose"):
-            router = SingleModel(router)
-        models = tuple(getattr(router, "models", ()))
-        for one in models:
-            if not callable(getattr(one, "generate", None)):
-                raise TypeError(f"model is {one!r}; it must have an async method `generate`, or `choose` as a router.")
+        router = _router(model, router, max_tokens, cache)
+        models = _models(router)
+        if not isinstance(name, str) or len(name) > 200:
+            raise ValueError(f"name is {name!r}; it must be text of at most 200 characters.")
         if not isinstance(instructions, str):
             raise TypeError(f"instructions is {type(instructions).__name__}; it must be text.")
-        if not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(f"max_steps is {max_steps!r}; it must be a whole number of at least 1.")
-        if not isinstance(model_retries, int) or model_retries < 0:
-            raise ValueError(f"model_retries is {model_retries!r}; it must be a whole number of at least 0.")
-        if autonomy is not None and not isinstance(autonomy, Autonomy):
-            raise TypeError(f"autonomy is {autonomy!r}; it must be an Autonomy.")
-        by_name: dict[str, Tool] = {}
-        for one in map(as_tool, tools):
-            if one.name in by_name:
-                raise ValueError(f"tools holds two tools named {one.name!r}. Rename one with @tool(name=...).")
-            by_name[one.name] = one
+        _check_count("max_steps", max_steps, least=1)
+        _check_count("model_retries", model_retries, least=0)
+        _check_kind("autonomy", autonomy, Autonomy)
+        _check_kind("budget", budget, Budget)
+        _check_kind("guardrails", guardrails, Guardrails)
+        for method in ("recall", "remember") if memory is not None else ():
+            if not callable(getattr(memory, method, None)):
+                raise TypeError(f"memory is {memory!r}; it must have the methods `recall` and `remember`.")
+        by_name = _by_name(tools)
+        names = tuple(name_of(one) for one in models)
+        ceilings = [ceiling_of(one) for one in models]
         terms = Terms(
-            models=tuple(name_of(one) for one in models),
+            models=names,
             instructions=instructions,
             max_steps=max_steps,
             autonomy=autonomy,
             tools={name: one.terms() for name, one in by_name.items()},
+            asked_per_step=getattr(router, "asked_per_step", len(models) or 1),
+            output_ceiling=max((one for one in ceilings if one), default=None),
+            budget=budget,
+            guards=guardrails.terms() if guardrails else None,
+            memory=memory is not None,
+            output_schema=schema_of(output_schema),
         )
-        return cls(name, router, by_name, terms, model_retries)
+        if budget and budget.hard:
+            _check_worst_case(budget, names, ceilings)
+        return cls(name, router, by_name, terms, model_retries, guardrails, memory)
 
     def named(self, name: str) -> Blueprint:
         """The same blueprint under the name it is registered by."""
@@ -105,3 +111,60 @@ class Blueprint:
         terms = self.terms.to_json()
         summary = {"models": terms["models"], "tools": sorted(self.tools)}
         return AgentRow(self.name, hashlib.sha256(canonical(terms).encode()).hexdigest(), summary)
+
+
+def _router(model: Any, router: Any, max_tokens: int, cache: bool) -> Any:
+    if cache and (router is not None or not isinstance(model, str)):
+        raise ValueError("cache=True only applies to a model given by name. Pass cache=True to the model object.")
+    if isinstance(model, str) and router is None:
+        model = model_named(model, max_tokens=max_tokens, cache=cache)
+    chosen = router if router is not None else model
+    if chosen is None:
+        raise ValueError("model is missing. Pass a name, such as 'gpt-4o' or 'claude-sonnet-4-5', or a model object.")
+    if callable(getattr(chosen, "choose", None)):
+        return chosen
+    if router is not None:
+        raise TypeError(f"router is {router!r}; it must have a method `choose`.")
+    return SingleModel(chosen)
+
+
+def _models(router: Any) -> tuple[Any, ...]:
+    models = tuple(getattr(router, "models", ()))
+    for one in models:
+        if not callable(getattr(one, "generate", None)):
+            raise TypeError(f"model is {one!r}; it must have an async method `generate`, or `choose` as a router.")
+    return models
+
+
+def _by_name(tools: Any) -> dict[str, Tool]:
+    if isinstance(tools, str | Tool) or not isinstance(tools, Iterable):
+        raise TypeError(f"tools is {tools!r}; it must be a list of tools and functions.")
+    by_name: dict[str, Tool] = {}
+    for one in map(as_tool, tools):
+        if one.name == FINAL_ANSWER:
+            raise ValueError(f"tools holds {FINAL_ANSWER!r}, by which structured answers are delivered. Rename it.")
+        if one.name in by_name:
+            raise ValueError(f"tools holds two tools named {one.name!r}. Rename one with @tool(name=...).")
+        by_name[one.name] = one
+    return by_name
+
+
+def _check_worst_case(budget: Budget, names: tuple[str | None, ...], ceilings: list[int | None]) -> None:
+    """A hard budget must know, before a call, the most that it can cost."""
+    if not names:
+        raise ValueError("budget is hard, but the router does not name its `models`. Give it that attribute.")
+    for name, ceiling in zip(names, ceilings, strict=True):
+        if ceiling is None:
+            raise ValueError(f"budget is hard, but model {name!r} has no output ceiling. Give it `max_tokens`.")
+        if budget.max_usd is not None and str(name) not in (budget.prices or {}):
+            raise ValueError(f"budget is hard, but there is {no_price(str(name))}")
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def _check_kind(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}; it must be a {kind.__name__}, or None.")

@@ -18,15 +18,21 @@ from drangue_worker.blueprint import Blueprint
 
 
 class Registry:
-    """Blueprints by name."""
+    """Agents by name, as the blueprints the engine needs."""
 
-    def __init__(self, blueprints: Iterable[Blueprint] = ()) -> None:
+    def __init__(self, agents: Iterable[Any] = ()) -> None:
         self._by_name: dict[str, Blueprint] = {}
-        for blueprint in blueprints:
-            self.add(blueprint)
+        for agent in agents:
+            self.add(agent)
 
-    def add(self, blueprint: Blueprint) -> None:
-        """Serve one more agent, once however often it is added. SettingsError if another one has its name."""
+    def add(self, agent: Any) -> None:
+        """Serve one more agent (or blueprint), once however often it is added.
+
+        SettingsError if another one has its name, TypeError for what is no agent.
+        """
+        blueprint = _blueprint(agent, "")
+        if blueprint is None:
+            raise TypeError(f"agent is {agent!r}; it must be an Agent.")
         if self._by_name.get(blueprint.name, blueprint) != blueprint:
             raise SettingsError(
                 f"two agents are named {blueprint.name!r}. Give one a name of its own: Agent(..., name='...')."

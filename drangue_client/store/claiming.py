@@ -46,7 +46,8 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
         return None
     row = row_of(c, ask.run_id)
     since = folded(row)
-    if step["kind"] == "model" or since < 0:
+    whole = step["kind"] != "tool"
+    if whole or since < 0:
         log = events_of(c, ask.run_id)
     else:
         decision = and_(events.c.type == "model_decision", events.c.step == row["state"]["decision"])
@@ -60,9 +61,11 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
         attempt=step["attempt"],
         failures=step["failures"],
         crashes=step["crashes"],
+        lost=step["lost"],
+        tries=tuple(step["tries"] or ()),
         outcome=step["outcome"],
         look=look,
         facts=tuple(event for event in log if event.step == ask.step),
         decision=decisions[-1] if decisions else None,
-        events=tuple(log) if step["kind"] == "model" else (),
+        events=tuple(log) if whole else (),
     )

@@ -14,12 +14,15 @@ from sqlalchemy import (
     Connection,
     and_,
     case,
+    inspect,
     select,
+    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.schema import CreateColumn
 
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.run import ENDED
@@ -53,7 +56,7 @@ class SqlLog(Sweeping):
     def __init__(self, url: str | URL, pool_size: int = 5) -> None:
         self.db = Database(url, pool_size)
         if not self.db.postgres:
-            self.db.run(metadata.create_all)
+            self.db.run(_make_tables)
 
     async def load(self, run_id: str) -> list[Event]:
         """The whole log of a run, oldest first; empty for an unknown one."""
@@ -105,6 +108,10 @@ class SqlLog(Sweeping):
 
         return self.db.run(work)
 
+    def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
+        kept = update(steps).where(*held(ask)).values(outcome=normalise(outcome))
+        return self.db.run(lambda c: bool(c.execute(kept).rowcount))
+
     def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
         keys = [(ask.run_id, ask.step) for ask in asks]
         held = and_(tuple_(steps.c.run_id, steps.c.step).in_(keys), steps.c.claim.in_([ask.token for ask in asks]))
@@ -128,23 +135,22 @@ class SqlLog(Sweeping):
 
     def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
         def one(c: Connection, release: Release) -> StepRef | None:
-            given_back = (
-                update(steps)
-                .where(*held(release.ask))
-                .values(
-                    **unclaimed(release.delay_s),
-                    failures=steps.c.failures + int(release.failed),
-                    category=release.category,
-                )
-                .returning(*steps.c)
-            )
+            values = unclaimed(release.delay_s) | {
+                "failures": steps.c.failures + int(release.failed),
+                "lost": steps.c.lost + int(release.lost),
+                "category": release.category,
+            }
+            if release.tries is not None:
+                values["tries"] = normalise(release.tries)
+            given_back = update(steps).where(*held(release.ask)).values(values).returning(*steps.c)
             row = c.execute(given_back).mappings().first()
             return step_ref(row) if row else None
 
         return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
 
     def release_worker(self, worker: str) -> list[StepRef]:
-        given_back = update(steps).where(steps.c.worker == worker).values(**unclaimed(0)).returning(*steps.c)
+        values = {**unclaimed(0), "lost": steps.c.lost + 1}
+        given_back = update(steps).where(steps.c.worker == worker).values(values).returning(*steps.c)
         return self.db.run(lambda c: [step_ref(row) for row in c.execute(given_back).mappings()], durable=False)
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
@@ -201,6 +207,16 @@ def _in_order(items: Sequence[Item], work: Callable[[Item], T]) -> list[T]:
     return [done[index] for index in range(len(items))]
 
 
+def _make_tables(c: Connection) -> None:
+    """On SQLite: make what is missing, also the columns that a file of an older program lacks."""
+    metadata.create_all(c)
+    for table in metadata.sorted_tables:
+        there = {column["name"] for column in inspect(c).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                c.execute(text(f"alter table {table.name} add column {CreateColumn(column).compile(c.engine)}"))
+
+
 def _locked(run_id: str) -> Any:
     return select(runs.c.head_seq).where(runs.c.run_id == run_id).with_for_update(key_share=True)
 
@@ -217,7 +233,7 @@ def _submit(c: Connection, run: NewRun) -> tuple[RunRow, bool]:
             priority=run.priority,
             labels=normalise(run.labels),
             input=normalise(run.input),
-            overrides={},
+            overrides=normalise(run.overrides),
             head_seq=-1,
             state_seq=-1,
             wake_at=now(run.wake_in_s),

@@ -15,13 +15,14 @@ from drangue_client.events import Event, Fact
 from drangue_client.run import Run, Status
 
 Executor = Literal["celery", "inline"]
-Kind = Literal["model", "tool"]
+Kind = Literal["prepare", "model", "tool"]
 DEFAULT_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to be recorded. `wake_in_s` is when a sweep may first suspect that its message was lost."""
+    """A run to be recorded. `wake_in_s` is when a sweep may first suspect that its message was lost; `overrides` is
+    what it is started with besides its agent's terms: {"output_schema"?, "turn_id"?, "tokens"?}."""
 
     run_id: str
     agent: str
@@ -29,6 +30,7 @@ class NewRun:
     executor: Executor = "celery"
     priority: int = DEFAULT_PRIORITY
     labels: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     wake_in_s: float = 0.0
 
 
@@ -49,6 +51,7 @@ class RunRow:
     updated_at: float
     finished_at: float | None
     wake_at: float | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,9 @@ class Claimed:
     """Exclusive leave to perform a step, and all that performing depends on.
 
     `attempt` counts every claim of the step, `failures` those that ended in a retryable error, `crashes` those whose
-    worker died. `facts` are the step's own events so far, `decision` the event that asked for a tool call, `events` the
-    whole log (model steps only, which must send it anyway).
+    worker died, `lost` those that were given up under way, `tries` what is known of the failed ones. `outcome` is what
+    an earlier attempt kept. `facts` are the step's own events so far, `decision` the event that asked for a tool call,
+    `events` the whole log (steps that need the conversation only).
     """
 
     ask: Ask
@@ -89,6 +93,8 @@ class Claimed:
     attempt: int
     failures: int
     crashes: int
+    lost: int
+    tries: tuple[dict[str, Any], ...]
     outcome: dict[str, Any] | None
     look: Look
     facts: tuple[Event, ...]
@@ -154,12 +160,18 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give a claimed step back, unsettled: it may be claimed again in `delay_s`. `failed` counts a retryable error."""
+    """Give a claimed step back, unsettled: it may be claimed again in `delay_s`.
+
+    `failed` counts a retryable error, `lost` a call that was under way and may have had its effect; `tries` replaces
+    what is known of the failed attempts (None leaves it).
+    """
 
     ask: Ask
     delay_s: float = 0.0
     failed: bool = False
     category: str = "released"
+    lost: bool = False
+    tries: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +213,9 @@ class Log(Protocol):
 
     def begin(self, ask: Ask, fact: Fact) -> bool:
         """Record, durably, that an irreversible step begins. False: the claim is not ours or it began before."""
+
+    def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
+        """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
 
     def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
         """Extend leases; the tokens that are still held, lapsed or not. The others have been taken over or settled."""

@@ -91,7 +91,7 @@ def _open(c: Connection, row: RowMapping, opens: Sequence[Open], *, reopen: bool
         parked = (
             update(steps)
             .where(steps.c.run_id == row["run_id"], steps.c.claim.is_(None))
-            .values(**unclaimed(0), failures=0, crashes=0, sends=0)
+            .values(**unclaimed(0), failures=0, lost=steps.c.lost + steps.c.crashes, crashes=0, sends=0)
             .returning(*steps.c)
         )
         opened += [step_ref(step) for step in c.execute(parked).mappings()]

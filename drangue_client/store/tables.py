@@ -160,6 +160,8 @@ steps = Table(
     Column("sent_at", Instant, nullable=False),
     Column("sends", Integer, nullable=False),
     Column("outcome", JSON),
+    Column("tries", JSON),
+    Column("lost", Integer, nullable=False, server_default=text("0")),
     postgresql_with={"fillfactor": 70},
 )
 

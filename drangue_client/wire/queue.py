@@ -15,9 +15,10 @@ from drangue_client.settings import Settings
 from drangue_client.store.port import RunRow, StepRef
 
 COORDINATE = "drangue.coordinate"
+PREPARE = "drangue.prepare"
 CALL_MODEL = "drangue.call_model"
 CALL_TOOL = "drangue.call_tool"
-TASKS = {"model": CALL_MODEL, "tool": CALL_TOOL}
+TASKS = {"prepare": PREPARE, "model": CALL_MODEL, "tool": CALL_TOOL}
 
 COORDINATE_QUEUE = "drangue.coordinate"
 MODEL_QUEUE = "drangue.model"

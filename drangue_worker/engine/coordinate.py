@@ -7,10 +7,12 @@ result: both decide in the transaction that writes, and decide again when the ru
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
+from drangue_client import answer
 from drangue_client.events import Event, Fact
 from drangue_client.run import Run, fold
 from drangue_client.store.port import Ask, Executor, Look, Move, Moved, Open, StepRef
@@ -23,15 +25,23 @@ from drangue_worker.rules.commands import (
     CallModel,
     CallTool,
     Command,
+    Correct,
+    Deliver,
     Deny,
     Finish,
+    Judge,
+    Opening,
     Propose,
+    Recall,
     Refuse,
+    Screen,
 )
 from drangue_worker.rules.decide import decide
 from drangue_worker.tools.invoke import failure, shadow, unreadable
 
 log = get_logger("drangue.coordinate")
+
+SCREEN, RECALL = "screen", "recall"  # what a preparing step prepares
 
 Evidence = Callable[[], Sequence[Event]]
 
@@ -68,7 +78,7 @@ def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
         steps: list[Open] = []
         fresh: list[Fact] = []
         for command in decide(run, look.now):
-            if isinstance(command, CallModel | CallTool):
+            if isinstance(command, Opening):
                 steps.append(_open(command, look.row.executor))
             else:
                 fresh.append(_fact(command, run, known))
@@ -169,9 +179,12 @@ def approval_request(step: int, name: str, events: Sequence[Event]) -> Fact:
     )
 
 
-def tool_result(step: int, name: str, call_id: str, content: str, **timing: Any) -> Fact:
+def tool_result(
+    step: int, name: str, call_id: str, content: str, more: Mapping[str, Any] | None = None, **timing: Any
+) -> Fact:
     """A call's result, as every kind of result is written."""
-    return Fact("tool_result", {"call_id": call_id, "name": name, "content": content}, step=step, **timing)
+    payload = {"call_id": call_id, "name": name, "content": content, **(more or {})}
+    return Fact("tool_result", payload, step=step, **timing)
 
 
 def _start(runtime: Runtime, look: Look) -> Fact | None:
@@ -180,17 +193,31 @@ def _start(runtime: Runtime, look: Look) -> Fact | None:
         # The run stays due: a worker that has the agent takes it at the next sweep.
         log.warning("agent_missing", run_id=look.row.run_id, agent=look.row.agent)
         return None
-    return Fact("run_started", {"input": look.row.input, "config": blueprint.terms.to_json()})
+    overrides = look.row.overrides
+    terms = replace(blueprint.terms, output_schema=overrides.get("output_schema", blueprint.terms.output_schema))
+    payload: dict[str, Any] = {"input": look.row.input, "config": terms.to_json()}
+    if terms.output_schema is not None:
+        payload["output_schema"] = terms.output_schema
+    if "turn_id" in overrides:
+        payload["turn_id"] = overrides["turn_id"]
+    return Fact("run_started", payload)
 
 
 def _since_decision(runtime: Runtime, look: Look) -> list[Event]:
     return runtime.log.events(look.row.run_id, after=look.run.decision_seq - 1)
 
 
-def _open(command: CallModel | CallTool, executor: Executor) -> Open:
-    if isinstance(command, CallModel):
-        return Open(command.step, "model", None, MODEL_QUEUE if executor == "celery" else None)
-    return Open(command.step, "tool", command.name, command.queue if executor == "celery" else None)
+def _open(command: Opening, executor: Executor) -> Open:
+    match command:
+        case CallModel(step):
+            return Open(step, "model", None, MODEL_QUEUE if executor == "celery" else None)
+        case CallTool(step, name, queue):
+            return Open(step, "tool", name, queue if executor == "celery" else None)
+        case Screen(step) | Recall(step):
+            what = SCREEN if isinstance(command, Screen) else RECALL
+            return Open(step, "prepare", what, MODEL_QUEUE if executor == "celery" else None)
+        case _:
+            assert_never(command)
 
 
 def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
@@ -213,12 +240,45 @@ def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
         case Refuse(step, name, category, message):
             _, call = _call(evidence(), step)
             return tool_result(step, name, call["id"], failure(name, category, message))
-        case Finish(output, reason):
-            return Fact("run_finished", {"output": output, "reason": reason}, step=run.last_step)
-        case CallModel() | CallTool():
+        case Judge(step):
+            return _judged(run, *_call(evidence(), step))
+        case Correct(text):
+            return Fact("schema_feedback", {"text": text})
+        case Deliver(step, matches):
+            _, call = _call(evidence(), step)
+            output = answer.written(_answer(run, call["arguments"]))
+            how = {"reason": "answered", "structured": True} if matches else {"reason": "schema"}
+            return Fact("run_finished", {"output": output, **how}, step=run.last_step)
+        case Finish(output, reason, structured):
+            finish: dict[str, Any] = {"output": output, "reason": reason}
+            if structured:
+                finish |= {"structured": True}
+            elif reason == "blocked":
+                finish |= {"blocked": True}
+            return Fact("run_finished", finish, step=run.last_step)
+        case CallModel() | CallTool() | Screen() | Recall():
             raise AssertionError("steps are opened, not recorded")
         case _:
             assert_never(command)
+
+
+def _judged(run: Run, decision: Event, call: dict[str, Any]) -> Fact:
+    """The result of a call that delivers an answer."""
+    assert decision.step is not None
+    assert run.terms is not None
+    step = decision.step + 1 + decision.payload["tool_calls"].index(call)
+    schema = run.terms.output_schema or {}
+    problem = unreadable(call["arguments"])
+    wrong = [problem] if problem else answer.mistakes(schema, _answer(run, call["arguments"]))
+    if wrong:
+        content = failure(call["name"], "validation", answer.feedback(wrong))
+        return tool_result(step, call["name"], call["id"], content)
+    return tool_result(step, call["name"], call["id"], json.dumps({"ok": True}), {"accepted": True})
+
+
+def _answer(run: Run, arguments: dict[str, Any]) -> Any:
+    assert run.terms is not None
+    return answer.delivered(run.terms.output_schema or {}, arguments)
 
 
 def _call(events: Sequence[Event], step: int) -> tuple[Event, dict[str, Any]]:

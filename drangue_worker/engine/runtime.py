@@ -11,14 +11,14 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from drangue_client.errors import DatabaseUnavailable
 from drangue_client.settings import Settings
-from drangue_client.store.port import Executor, Log
+from drangue_client.store.port import Executor, Log, RunRow
 from drangue_client.wire.signals import Doorbell
 from drangue_worker.engine.leases import Leases
 from drangue_worker.observability.logs import get_logger
@@ -29,6 +29,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 log = get_logger("drangue.runtime")
+
+
+class Watcher(Protocol):
+    """Is shown one model call's answer as it comes."""
+
+    async def say(self, text: str) -> None:
+        """The next piece of text."""
+
+    async def done(self) -> None:
+        """No more pieces come, be it that the answer is whole or that the call failed."""
+
+
+Watch = Callable[[RunRow, int, int], Watcher | None]  # (run, step, attempt) -> who is shown the call, if anybody
+
+
+def nobody(row: RunRow, step: int, attempt: int) -> None:
+    """The watch of a run that nobody watches."""
 
 
 @dataclass
@@ -42,6 +59,7 @@ class Runtime:
     executor: Executor = "inline"
     doorbell: Doorbell = field(default_factory=lambda: Doorbell(""))
     tracer: Tracer = field(default_factory=NullTracer)
+    watch: Watch = nobody
     patient: bool = False
     threads: int = 4
 

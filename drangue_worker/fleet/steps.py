@@ -118,7 +118,8 @@ def _drain(fleet: FleetRuntime, pool: Any) -> None:
     try:
         if isinstance(pool, TaskPool):
             undone = loop_thread().call(fleet.runtime().leases.hand_over)
-            given_back = [ref for ref in fleet.log.release([Release(ask, category="drained") for ask in undone]) if ref]
+            releases = [Release(ask, category="drained", lost=True) for ask in undone]
+            given_back = [ref for ref in fleet.log.release(releases) if ref]
         else:
             _kill_children(pool)
             given_back = fleet.log.release_worker(fleet.worker)

@@ -12,7 +12,7 @@ from celery import Celery
 
 from drangue_client.errors import QueueUnavailable, UnknownRunError
 from drangue_client.store.port import StepRef
-from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE
+from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import perform
 from drangue_worker.fleet.aio import loop_thread
@@ -52,6 +52,11 @@ def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
     def coordinate_run(run_id: str) -> None:
         if _is_id(run_id):
             _run(do_coordinate(run_id))
+
+    @app.task(name=PREPARE)
+    def prepare(run_id: str, step: int) -> None:
+        if _is_id(run_id) and _is_step(step):
+            _run(do_step(run_id, step))
 
     @app.task(name=CALL_MODEL)
     def call_model(run_id: str, step: int) -> None:

@@ -15,7 +15,9 @@ from drangue_client.settings import Settings
 from drangue_client.store.log import SqlLog
 from drangue_client.wire.queue import Sender
 from drangue_client.wire.signals import Doorbell
+from drangue_client.wire.tokens import TokenStream
 from drangue_worker.engine.runtime import Runtime
+from drangue_worker.fleet.telling import Telling
 from drangue_worker.registry import Registry
 
 LOG_THREADS = 4  # more only contend for the interpreter
@@ -47,6 +49,7 @@ class FleetRuntime:
             worker=self.worker,
             executor="celery",
             doorbell=Doorbell(self.settings.redis_url),
+            watch=Telling(TokenStream(self.settings.redis_url)).watch,
             patient=True,
             threads=LOG_THREADS,
         )

@@ -97,6 +97,11 @@ class AnthropicModel:
         await self._sdk.read(await self._sdk.ask(create(**request, stream=True)), growing.take, on_delta)
         return growing.response()
 
+    @property
+    def output_ceiling(self) -> int:
+        """The most tokens one call can be billed for as output: further keywords may have changed it."""
+        return int(self._kwargs.get("max_tokens", self.max_tokens))
+
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop."""
         await self._sdk.aclose()

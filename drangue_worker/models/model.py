@@ -38,3 +38,12 @@ def takes_deltas(model: Any) -> bool:
         return "on_delta" in inspect.signature(model.generate).parameters
     except (TypeError, ValueError):  # a callable without a signature
         return False
+
+
+def ceiling_of(model: Any) -> int | None:
+    """The most tokens one answer of a model can have, if it says so: its `output_ceiling`, else its `max_tokens`."""
+    for name in ("output_ceiling", "max_tokens"):
+        value = getattr(model, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None

@@ -83,6 +83,13 @@ class OpenAIModel:
         await self._sdk.read(await self._sdk.ask(create(**request)), growing.take, on_delta)
         return growing.response()
 
+    @property
+    def output_ceiling(self) -> int:
+        """The most tokens one call can be billed for as output: further keywords may have changed it."""
+        request = self._request("", [], (), None)
+        ceiling = request.get("max_completion_tokens") or request.get("max_tokens") or self.max_tokens
+        return int(ceiling) * int(request.get("n") or 1)
+
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop."""
         await self._sdk.aclose()

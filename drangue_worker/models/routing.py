@@ -38,6 +38,11 @@ class SingleModel:
         """Every model this router can choose; of a fallback, those it is made of."""
         return _all_of(self.model)
 
+    @property
+    def asked_per_step(self) -> int:
+        """How many models one step may ask."""
+        return len(self.models)
+
 
 class RuleRouter:
     """The model of the first rule `(predicate, model)` whose `predicate(messages, step_index)` is true, else
@@ -46,6 +51,9 @@ class RuleRouter:
     def __init__(self, default: Any, rules: Sequence[tuple[Callable[[list[Message], int], object], Any]] = ()) -> None:
         self.default = default
         self.rules = tuple(rules)
+        for number, rule in enumerate(self.rules):
+            if not isinstance(rule, tuple) or len(rule) != 2 or not callable(rule[0]):
+                raise TypeError(f"rules[{number}] is {rule!r}; it must be a pair (predicate, model).")
 
     def choose(self, *, messages: list[Message], step_index: int) -> Any:
         for predicate, model in self.rules:
@@ -56,7 +64,16 @@ class RuleRouter:
     @property
     def models(self) -> tuple[Any, ...]:
         """Every model this router can choose; of a fallback, those it is made of."""
-        return tuple(one for model in (self.default, *(model for _, model in self.rules)) for one in _all_of(model))
+        return tuple(one for model in self._choices for one in _all_of(model))
+
+    @property
+    def asked_per_step(self) -> int:
+        """How many models one step may ask, at most."""
+        return max(len(_all_of(model)) for model in self._choices)
+
+    @property
+    def _choices(self) -> tuple[Any, ...]:
+        return (self.default, *(model for _, model in self.rules))
 
 
 class FallbackModel:
@@ -83,6 +100,11 @@ class FallbackModel:
     def models(self) -> tuple[Any, ...]:
         """Every model that may be asked, in their order; of a fallback among them, those it is made of."""
         return tuple(one for model in self._asked for one in _all_of(model))
+
+    @property
+    def asked_per_step(self) -> int:
+        """How many models one step may ask."""
+        return len(self.models)
 
     def check(self) -> None:
         """Ask every model whether it could be called: a fallback without a key is none. Raises NoCredentials."""

@@ -29,11 +29,14 @@ class Tracer(Protocol):
         """A span that lasts as long as the block."""
 
 
-class _Attributes:
+class Attributes:
+    """A live span that keeps what it is given in `attrs`, a dict."""
+
     def __init__(self, attrs: dict[str, Any]) -> None:
         self.attrs = attrs
 
     def set(self, key: str, value: Any) -> None:
+        """Attach one more attribute; the last value of a key counts."""
         self.attrs[key] = value
 
 
@@ -42,14 +45,15 @@ class NullTracer:
 
     @contextmanager
     def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
-        yield _Attributes(attrs)
+        yield Attributes(attrs)
 
 
 class ConsoleTracer:
     """Prints what was thought, called and returned, a line each, as it happens.
 
     A model's text and the calls it asks for are marked `*`, a result is indented behind `->` and cut after 200
-    characters. Coloured on a terminal unless NO_COLOR is set.
+    characters. Coloured on a terminal unless NO_COLOR is set. What cannot be written, because nobody reads any more or
+    the terminal has no such character, is lost or becomes `?`.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -57,9 +61,12 @@ class ConsoleTracer:
 
     @contextmanager
     def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
-        span = _Attributes(attrs)
+        span = Attributes(attrs)
         yield span
-        self._print(name, span.attrs)
+        try:
+            self._print(name, span.attrs)
+        except (OSError, ValueError):  # closed, or a pipe whose reader has gone: the run goes on, unwatched
+            return
 
     def _print(self, name: str, attrs: dict[str, Any]) -> None:
         stream = self._stream or sys.stdout
@@ -82,5 +89,6 @@ class ConsoleTracer:
         elif name == "run":
             lines.append("")
         if lines:
-            stream.write("\n".join(lines) + "\n")
+            encoding = getattr(stream, "encoding", None) or "utf-8"  # a StringIO has none
+            stream.write(("\n".join(lines) + "\n").encode(encoding, "replace").decode(encoding))
             stream.flush()

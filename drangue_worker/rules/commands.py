@@ -6,6 +6,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Screen:
+    """Open the step in which this turn's input is judged."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Open the step in which memory is asked, once per run."""
+
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CallModel:
     """Open a model step."""
 
@@ -56,11 +70,36 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Record whether a delivered answer matches the schema."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Correct:
+    """Tell the model why its text is not the answer asked for, and let it try again."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """End the turn with the answer that the call of this step delivered; `matches` the schema, or taken as it is."""
+
+    step: int
+    matches: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
-    """End the turn. `reason` is `answered` or `max_steps`."""
+    """End the turn. `reason` is `answered`, `schema` (answered, but not as asked), `max_steps`, `budget` or `blocked`;
+    `structured` says that the output is JSON that matches the schema."""
 
     output: str
     reason: str
+    structured: bool = False
 
 
-Command = CallModel | CallTool | AskApproval | Propose | Deny | Refuse | Finish
+Opening = Screen | Recall | CallModel | CallTool
+Command = Opening | AskApproval | Propose | Deny | Refuse | Judge | Correct | Deliver | Finish

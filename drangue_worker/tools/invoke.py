@@ -18,7 +18,7 @@ from typing import Any
 from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError, ValidationError
 from drangue_client.events import normalise
 from drangue_worker.tools.schema import function_behind
-from drangue_worker.tools.tool import UNSET, Tool
+from drangue_worker.tools.tool import UNSET, Done, Tool
 
 RAW_ARGUMENTS = "__raw_arguments__"  # stands alone in the arguments of a call whose JSON could not be read
 
@@ -57,13 +57,14 @@ def shadow(tool: str, arguments: Mapping[str, Any]) -> str:
     return json.dumps({"shadow": True, "proposed": {"tool": tool, "arguments": dict(arguments)}, "note": note})
 
 
-def unknown_outcome(tool: str) -> str:
+def unknown_outcome(tool: str, **more: str) -> str:
     """The content of an irreversible call that was interrupted."""
     return failure(
         tool,
         "unknown_outcome",
         f"{tool} was interrupted after it had begun: it is unknown whether its effect took place. It was not repeated "
         "and will not be. Check by other means before doing anything that depends on it.",
+        **more,
     )
 
 
@@ -92,7 +93,7 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
     keywords = dict(arguments)
     if tool.wants_idempotency_key:
         keywords["idempotency_key"] = idempotency_key
-    work = asyncio.ensure_future(_result_of(tool, keywords))
+    work = asyncio.ensure_future(either(functools.partial(tool.func, **keywords)))
     work.add_done_callback(_seen)
     try:
         # Not `asyncio.timeout`, which would wait for a tool that ignores its cancellation.
@@ -103,11 +104,9 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
     if not finished:
         work.cancel()
         raise TimeoutError(f"no answer within {tool.policy.timeout:g} s")
-    if work.cancelled():
-        raise ToolError("the tool cancelled itself")
     result = work.result()
     if tool.policy.validate is not None:
-        checked = await _either(functools.partial(tool.policy.validate, result))
+        checked = await either(functools.partial(tool.policy.validate, result))
         result = result if checked is None else checked
     return serialise(result)
 
@@ -118,28 +117,42 @@ async def give_up(tool: Tool, category: str, message: str) -> str:
         return failure(tool.name, category, message)
     try:
         value = tool.policy.fallback
-        value = await _either(value) if callable(value) else value
+        value = await either(value) if callable(value) else value
     except Exception as error:
         return failure(tool.name, category, message, fallback_error=text_of(error))
     content = {**json.loads(failure(tool.name, category, message)), "degraded": True, "fallback": value}
     return json.dumps(normalise(content))
 
 
-async def _either(function: Callable[[], Any]) -> Any:
-    """What an author's function gives, be it async or not; a blocking one runs in a thread."""
-    if inspect.iscoroutinefunction(function_behind(function)):
-        return await function()
-    result = await _in_thread(function)
-    return await result if inspect.isawaitable(result) else result
-
-
-async def _result_of(tool: Tool, keywords: dict[str, Any]) -> Any:
+async def reconciled(tool: Tool, idempotency_key: str) -> str:
+    """The content of an irreversible call that was interrupted: what the tool's own `reconcile` knows of it, if it has
+    one and that says Done; else that nobody knows. A reconcile that raises knows nothing."""
+    if tool.reconcile is None:
+        return unknown_outcome(tool.name)
     try:
-        result = tool.func(**keywords) if tool.is_async else await _in_thread(functools.partial(tool.func, **keywords))
-        if inspect.isawaitable(result):  # also from a plain function, which may hand out a coroutine
-            result = await result
-        return result
-    except (Exception, asyncio.CancelledError):
+        found = await either(functools.partial(tool.reconcile, idempotency_key))
+    except Exception as error:
+        return unknown_outcome(tool.name, reconcile_error=text_of(error))
+    return serialise(found.result) if isinstance(found, Done) else unknown_outcome(tool.name)
+
+
+async def either(function: Callable[[], Any]) -> Any:
+    """What an author's function gives, be it async or not; a blocking one runs in a thread.
+
+    Raises what it raises, and ToolError in place of what must not reach further than the call: a SystemExit and its
+    like, or a function that cancels itself.
+    """
+    try:
+        if inspect.iscoroutinefunction(function_behind(function)):
+            return await function()
+        result = await _in_thread(function)
+        return await result if inspect.isawaitable(result) else result  # a plain function may hand out a coroutine
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise _contained(error) from error
+    except Exception:
         raise
     except BaseException as error:  # of what is left, nothing may reach the event loop
         raise _contained(error) from error
@@ -154,8 +167,8 @@ def _seen(work: asyncio.Future[Any]) -> None:
 def _contained(error: BaseException) -> ToolError:
     """An exception that would end more than the call, as one that ends the call."""
     if isinstance(error, asyncio.CancelledError):
-        return ToolError("the tool cancelled itself")
-    return ToolError(f"the tool raised {type(error).__name__}: {text_of(error)}")
+        return ToolError("it cancelled itself")
+    return ToolError(f"it raised {type(error).__name__}: {text_of(error)}")
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:

@@ -27,6 +27,13 @@ UNSET: Any = _Unset()
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What `reconcile` returns of a call whose effect did take place: `result` is what the tool would have returned."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
 class ToolPolicy:
     """How a call is tried.
 
@@ -61,10 +68,12 @@ class ToolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool. `parameters` is a JSON schema; calling a Tool calls its function with keyword arguments.
+    """One tool. `parameters` is a JSON schema; calling a Tool calls its function.
 
     `reversible=False` says that running it twice would harm: it is run at most once, and an interrupted call is
-    reported as unknown instead of repeated. `requires_approval=True` holds every call until a person grants it.
+    reported as unknown instead of repeated. `reconcile(idempotency_key)`, which may be async, is asked about such a
+    call: `Done(result)` settles it, anything else leaves it unknown. `requires_approval=True` holds every call until a
+    person grants it, or the approver of the agent's Guardrails does.
     """
 
     name: str
@@ -77,9 +86,29 @@ class Tool:
     requires_approval: bool = False
     queue: str | None = None
     signature: Signature | None = None
+    reconcile: Callable[[str], Any] | None = None
 
-    def __call__(self, **arguments: Any) -> Any:
-        return self.func(**arguments)
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200:
+            raise ValueError(f"name is {self.name!r}; a tool needs a name of 1 to 200 characters.")
+        for name in ("reversible", "requires_approval"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} of tool {self.name!r} is {getattr(self, name)!r}; it must be True or False.")
+        if not isinstance(self.description, str):
+            raise TypeError(f"description of tool {self.name!r} is {self.description!r}; it must be text.")
+        if not isinstance(self.parameters, dict):
+            raise TypeError(f"parameters of tool {self.name!r} is {self.parameters!r}; it must be a JSON schema.")
+        if self.queue is not None and (not isinstance(self.queue, str) or not self.queue.strip()):
+            raise ValueError(f"queue of tool {self.name!r} is {self.queue!r}; it must be the name of a queue.")
+        if not callable(self.func):
+            raise TypeError(f"func of tool {self.name!r} is {self.func!r}; it must be a function.")
+        if self.reconcile is not None and not callable(self.reconcile):
+            raise TypeError(f"reconcile of tool {self.name!r} is {self.reconcile!r}; it must be a function of a key.")
+        if not isinstance(self.policy, ToolPolicy):
+            raise TypeError(f"policy of tool {self.name!r} is {self.policy!r}; it must be a ToolPolicy.")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*args, **kwargs)
 
     @property
     def is_async(self) -> bool:
@@ -103,6 +132,7 @@ class Tool:
             requires_approval=self.requires_approval,
             timeout_s=self.policy.timeout,
             schema=self.parameters,
+            description=self.description,
         )
 
 
@@ -123,6 +153,7 @@ def tool(
     reversible: bool = True,
     requires_approval: bool = False,
     queue: str | None = None,
+    reconcile: Callable[[str], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -140,6 +171,7 @@ def tool(
     reversible: bool = True,
     requires_approval: bool = False,
     queue: str | None = None,
+    reconcile: Callable[[str], Any] | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a function, bare (`@tool`) or with options (`@tool(timeout=5)`).
 
@@ -168,6 +200,7 @@ def tool(
             requires_approval=requires_approval,
             queue=queue,
             signature=signature,
+            reconcile=reconcile,
         )
 
     return make if function is None else make(function)

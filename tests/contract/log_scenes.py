@@ -35,7 +35,7 @@ TERMS = Terms(
     tools={"read_logs": ToolTerms(TOOL_QUEUE), "restart": ToolTerms(TOOL_QUEUE, reversible=False)},
 )
 STARTED = Fact("run_started", {"input": "disk full", "config": TERMS.to_json()})
-NOTE = Fact("schema_feedback", {"text": "try again"})
+NOTE = Fact("outcome_requested", {"text": "moves nothing"})
 
 
 def decision(step: int, *tools: str, text: str = "") -> Fact:

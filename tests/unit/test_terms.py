@@ -36,11 +36,10 @@ def test_a_tool_is_by_default_reversible_and_ungated() -> None:
     assert ToolTerms("q") == ToolTerms("q", reversible=True, requires_approval=False, timeout_s=None, schema={})
 
 
-def test_the_order_in_which_tools_were_given_does_not_show() -> None:
-    """The fingerprint of an agent is made of its terms; a reordered list is not another agent."""
-    one, other = ToolTerms("a"), ToolTerms("b")
-    texts = {json.dumps(Terms(tools=tools).to_json()) for tools in ({"x": one, "y": other}, {"y": other, "x": one})}
-    assert len(texts) == 1
+def test_the_order_in_which_tools_were_given_is_kept() -> None:
+    """A model is shown them so for the whole run; another order would empty the provider's prompt cache."""
+    recorded = json.loads(json.dumps(Terms(tools={"y": ToolTerms("a"), "x": ToolTerms("b")}).to_json()))
+    assert [one["name"] for one in Terms.from_json(recorded).offered()] == ["y", "x"]
 
 
 @pytest.mark.parametrize(

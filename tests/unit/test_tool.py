@@ -176,7 +176,7 @@ def test_calls_go_to_the_queue_of_their_kind_or_to_their_own(
 def test_a_run_records_what_its_rules_need_of_a_tool() -> None:
     """A worker of another version then decides alike."""
     made = tool(timeout=5, reversible=False, requires_approval=True)(weather)
-    assert made.terms() == ToolTerms("drangue.tool", False, True, 5, made.parameters)
+    assert made.terms() == ToolTerms("drangue.tool", False, True, 5, made.parameters, made.description)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from drangue_worker.observability.tracers import ConsoleTracer, NullTracer
+from drangue_worker.testing import RecordingTracer
 
 
 class Terminal(io.StringIO):
@@ -110,3 +111,50 @@ def test_the_null_tracer_sees_nothing(capsys: pytest.CaptureFixture[str]) -> Non
     with NullTracer().span("model", name="a name is an attribute too") as span:
         span.set("text", "hello")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("gone", [BrokenPipeError(), OSError("disk full"), ValueError("I/O operation on closed file")])
+def test_a_console_that_is_gone_stops_no_run(gone: Exception) -> None:
+    """`| head` has seen enough; the agent has not done enough."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise gone
+
+    with ConsoleTracer(Gone()).span("tool", content="cold"):
+        pass
+    closed = io.StringIO()
+    closed.close()
+    with ConsoleTracer(closed).span("run"):
+        pass
+
+
+def test_what_a_console_has_no_character_for_is_a_question_mark() -> None:
+    """A terminal of another age, a half of a character pair in a result."""
+    raw = io.BytesIO()
+    terminal = io.TextIOWrapper(raw, encoding="ascii")  # which closes `raw` when it goes
+    with ConsoleTracer(terminal).span("tool", content="7 °C"):
+        pass
+    assert raw.getvalue() == b"       -> 7 ?C\n"
+    assert shown("tool", content="half \ud800") == "       -> half ?\n"
+
+
+def test_a_recording_tracer_keeps_spans_in_closing_order() -> None:
+    """With what was set later; a parent follows its children."""
+    tracer = RecordingTracer()
+    with tracer.span("run", run_id="r1") as run:
+        with tracer.span("model", seq=1, model="m") as model:
+            model.set("text", "hi")
+            model.set("seq", 2)
+        with tracer.span("tool", name="read"):
+            assert tracer.spans == [("model", {"seq": 2, "model": "m", "text": "hi"})]
+        run.set("output", "done")
+    assert tracer.spans[1:] == [("tool", {"name": "read"}), ("run", {"run_id": "r1", "output": "done"})]
+
+
+def test_a_recording_tracer_keeps_a_span_that_breaks() -> None:
+    """What was tried matters most when it failed."""
+    tracer = RecordingTracer()
+    with pytest.raises(LookupError), tracer.span("model", seq=1):
+        raise LookupError
+    assert tracer.spans == [("model", {"seq": 1})]

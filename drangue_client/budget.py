@@ -1,0 +1,174 @@
+"""Budgets: what tokens and dollars a run may use, and the arithmetic that says what it has used.
+
+The arithmetic is one fold over model decisions, so the rules, a `Result` and an operator all count alike. Nothing here
+decides what happens when a limit is reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from drangue_client.events import Event
+
+Prices = Mapping[str, Mapping[str, float]]  # {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per 1e6
+
+_KINDS = ("input", "output", "cache_write", "cache_read")
+_COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one run may use over all its turns: `max_tokens`, `max_usd`, or both.
+
+    `prices` is {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per million tokens; `cache_write` is
+    1.25 times `input` and `cache_read` 0.1 times, unless given. A limit is looked at before every model call. A soft
+    one (the default) stops the run once it is reached, so the last call may overshoot it. With `hard=True` a call is
+    made only if the most it can use still fits: every byte sent as one token, and the whole output ceiling.
+
+    Raises TypeError or ValueError, naming the argument, for what cannot be enforced.
+    """
+
+    max_tokens: int | None = None
+    max_usd: float | None = None
+    prices: Prices | None = None
+    hard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or isinstance(self.max_tokens, bool)):
+            raise TypeError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, or None for no limit.")
+        if self.max_usd is not None and not _is_amount(self.max_usd):
+            raise TypeError(f"max_usd is {self.max_usd!r}; it must be a number of US dollars, or None for no limit.")
+        for name in ("max_tokens", "max_usd"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
+        if self.max_usd is not None and not self.prices:
+            raise ValueError("max_usd needs a price table: pass prices={model: {'input': ..., 'output': ...}}.")
+        if self.hard and self.max_tokens is None and self.max_usd is None:
+            raise ValueError("hard=True has nothing to hold: pass max_tokens or max_usd with it.")
+        if self.prices is not None:
+            object.__setattr__(self, "prices", checked_prices(self.prices))
+
+    def tokens(self, events: Iterable[Event]) -> int:
+        """Tokens a log has used, cached ones included."""
+        return spent(events, None).tokens
+
+    def usd(self, events: Iterable[Event]) -> float:
+        """US dollars a log has used. ValueError where a model that was used has no price."""
+        return cost_usd(events, self.prices or {})
+
+    def exceeded(self, events: Iterable[Event]) -> bool:
+        """Whether a log has reached a limit. ValueError as `usd`, where dollars are limited."""
+        events = list(events)
+        if self.max_tokens is not None and self.tokens(events) >= self.max_tokens:
+            return True
+        return self.max_usd is not None and self.usd(events) >= self.max_usd
+
+    def remaining_tokens(self, events: Iterable[Event]) -> int | None:
+        """Tokens left, at least 0; None without a limit on them."""
+        return None if self.max_tokens is None else max(0, self.max_tokens - self.tokens(events))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens, "max_usd": self.max_usd, "prices": self.prices, "hard": self.hard}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Budget:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What model calls have used: `usd` by a price table, `unpriced` the first model that has no price in it."""
+
+    tokens: int = 0
+    usd: float = 0.0
+    unpriced: str | None = None
+
+    def plus(self, usage: object, model: str | None, prices: Prices | None) -> Spent:
+        """With one more call's usage, {"input_tokens", "output_tokens", ...}; what is no count is ignored."""
+        counts = {name: _count(usage, name) for name in _COUNTS}
+        total = replace(self, tokens=self.tokens + sum(counts.values()))
+        if prices is None or not any(counts.values()):
+            return total
+        price = prices.get(model or "")
+        if price is None:
+            return total if total.unpriced else replace(total, unpriced=str(model))
+        return replace(total, usd=self.usd + _price_of(counts, price))
+
+    def plus_lost(self, lost: Mapping[str, Any]) -> Spent:
+        """With what was reserved for calls whose answers never came, {"tokens", "usd"}: they may have been billed."""
+        return replace(self, tokens=self.tokens + lost["tokens"], usd=self.usd + lost["usd"])
+
+
+def spent(events: Iterable[Event], prices: Prices | None) -> Spent:
+    """What the model calls of a log have used; calls without usage count nothing."""
+    total = Spent()
+    for event in events:
+        if event.type == "model_decision":
+            total = total.plus(event.payload.get("usage"), event.payload.get("model"), prices)
+    return total
+
+
+def cost_usd(events: Iterable[Event], prices: Prices, *, strict: bool = True) -> float:
+    """US dollars by `prices`. A used model without a price is a ValueError, or free with `strict=False`."""
+    total = spent(events, checked_prices(prices))
+    if strict and total.unpriced is not None:
+        raise ValueError(no_price(total.unpriced))
+    return total.usd
+
+
+def no_price(model: str) -> str:
+    """What to say of a model that was used and is not in the price table."""
+    return f"no price for model {model!r}. Add it to prices."
+
+
+def worst_usd(input_tokens: int, output_tokens: int, price: Mapping[str, float]) -> float:
+    """The most a call can cost: its input at the dearest input price there is, its output as given."""
+    dearest = max(price.get("input", 0.0), _cache_write(price), _cache_read(price))
+    return (input_tokens * dearest + output_tokens * price.get("output", 0.0)) / 1e6
+
+
+def checked_prices(prices: object) -> dict[str, dict[str, float]]:
+    """A copy of a price table. TypeError or ValueError names the entry that cannot be used."""
+    if not isinstance(prices, Mapping):
+        raise TypeError(f"prices is {prices!r}; it must be {{model: {{'input': ..., 'output': ...}}}}.")
+    for model, price in prices.items():
+        if not isinstance(price, Mapping):
+            raise TypeError(
+                f"prices[{model!r}] is {price!r}; it must be {{'input': ..., 'output': ...}} in USD per 1e6."
+            )
+        for kind, amount in price.items():
+            if kind not in _KINDS:
+                raise ValueError(f"prices[{model!r}] names {kind!r}; it can name {', '.join(_KINDS)}.")
+            if not _is_amount(amount) or amount < 0:
+                raise ValueError(f"prices[{model!r}][{kind!r}] is {amount!r}; it must be USD per million tokens.")
+    return {str(model): dict(price) for model, price in prices.items()}
+
+
+def _price_of(counts: Mapping[str, int], price: Mapping[str, float]) -> float:
+    # The providers' own rule: cache writes and reads are billed beside the uncached input, at prices of their own.
+    return (
+        counts["input_tokens"] * price.get("input", 0.0)
+        + counts["output_tokens"] * price.get("output", 0.0)
+        + counts["cache_creation_input_tokens"] * _cache_write(price)
+        + counts["cache_read_input_tokens"] * _cache_read(price)
+    ) / 1e6
+
+
+def _cache_write(price: Mapping[str, float]) -> float:
+    return price.get("cache_write", 1.25 * price.get("input", 0.0))
+
+
+def _cache_read(price: Mapping[str, float]) -> float:
+    return price.get("cache_read", 0.1 * price.get("input", 0.0))
+
+
+def _count(usage: object, name: str) -> int:
+    value: Any = usage.get(name) if isinstance(usage, Mapping) else None
+    return max(0, math.ceil(value)) if _is_amount(value) else 0
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

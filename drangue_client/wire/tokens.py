@@ -1,0 +1,78 @@
+"""Token streams: the pieces of answers that are being written, for whoever watches a run from another process.
+
+One capped Redis stream per run that was submitted to be watched, kept for an hour after its last piece. It is a view
+and never a source: what is missing here, or comes twice, is whole and once in the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from drangue_client.events import Event, delta
+
+TOKENS = "drangue:tokens:"
+KEPT_S = 3600
+KEPT_PIECES = 20_000
+BEGINNING = "0-0"
+
+
+class TokenStream:
+    """Writes and reads token streams. Safe from any thread and after a fork; without a URL there is nothing to read."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis = (
+            redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
+            if redis_url
+            else None
+        )
+
+    def publish(self, run_id: str, pieces: Sequence[Event]) -> None:
+        """Append `model_delta` events to a run's stream. Raises RedisError: losing a piece harms nobody."""
+        if self._redis is None or not pieces:
+            return
+        key = TOKENS + run_id
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for piece in pieces:
+                fields: Any = {name: piece.payload[name] for name in ("text", "step", "attempt", "index")}
+                pipeline.xadd(key, fields, maxlen=KEPT_PIECES, approximate=True)
+            pipeline.expire(key, KEPT_S)
+            pipeline.execute()
+
+    def read(self, run_id: str, after: str = BEGINNING, wait_s: float = 0.0) -> tuple[list[Event], str]:
+        """The pieces after a place, and the place behind them. Without any, wait for one up to `wait_s` seconds.
+
+        A Redis that is away looks like a stream without pieces.
+        """
+        began = time.monotonic()
+        try:
+            found = self._read(run_id, after, wait_s)
+        except (RedisError, OSError):
+            found = []
+        if not found:
+            time.sleep(max(0.0, wait_s - (time.monotonic() - began)))  # also where there is no Redis to wait for
+            return [], after
+        pieces = [
+            delta(fields[b"text"].decode(), *(int(fields[name]) for name in (b"step", b"attempt", b"index")))
+            for _, fields in found
+        ]
+        return pieces, found[-1][0].decode()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            self._redis.close()
+
+    def _read(self, run_id: str, after: str, wait_s: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        if self._redis is None:
+            return []
+        block = max(1, int(wait_s * 1000)) if wait_s > 0 else None
+        answer: Any = self._redis.xread({TOKENS + run_id: after}, count=1000, block=block)
+        found: list[tuple[bytes, dict[bytes, bytes]]] = answer[0][1] if answer else []
+        return found

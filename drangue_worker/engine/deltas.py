@@ -1,0 +1,48 @@
+"""Deltas of the runs of this process, for whoever reads its events at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from drangue_client.events import Event, delta
+from drangue_client.store.port import RunRow
+
+
+class Deltas:
+    """A watch that keeps what was said until it is taken, and sets `moved` when there is something."""
+
+    def __init__(self, moved: asyncio.Event) -> None:
+        self._moved = moved
+        self._said: deque[Event] = deque()
+
+    def watch(self, row: RunRow, step: int, attempt: int) -> _Call:
+        """The watcher of one model call."""
+        return _Call(self, step, attempt)
+
+    def take(self, up_to: int | None = None) -> list[Event]:
+        """What was said since the last time, of all steps or of those up to one, in order."""
+        taken: list[Event] = []
+        while self._said and (up_to is None or (self._said[0].step or 0) <= up_to):
+            taken.append(self._said.popleft())
+        return taken
+
+    def put(self, event: Event) -> None:
+        """Keep one more."""
+        self._said.append(event)
+        self._moved.set()
+
+
+class _Call:
+    def __init__(self, deltas: Deltas, step: int, attempt: int) -> None:
+        self._deltas = deltas
+        self._step = step
+        self._attempt = attempt
+        self._index = 0
+
+    async def say(self, text: str) -> None:
+        self._deltas.put(delta(text, self._step, self._attempt, self._index))
+        self._index += 1
+
+    async def done(self) -> None:
+        return None

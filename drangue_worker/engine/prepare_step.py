@@ -1,0 +1,65 @@
+"""The steps before the first thought of a turn: judge the input, then recall what memory holds about it.
+
+The input guard comes first: a text is handed to nobody, a memory's backend included, before it has been judged.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from drangue_client.errors import TransientError
+from drangue_client.events import Fact
+from drangue_worker.engine.coordinate import SCREEN
+from drangue_worker.engine.step import GUARD_RETRIES, Attempt, Outcome, Settle
+from drangue_worker.memory import MemoryItem
+from drangue_worker.observability.logs import get_logger
+from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S
+from drangue_worker.tools.guards import refusal
+from drangue_worker.tools.invoke import either, text_of
+
+log = get_logger("drangue.prepare_step")
+
+
+async def prepare(attempt: Attempt) -> Outcome:
+    """Perform a screening or a recall, as the step's name says."""
+    return await (_screen(attempt) if attempt.claimed.name == SCREEN else _recall(attempt))
+
+
+async def _screen(attempt: Attempt) -> Outcome:
+    guards = attempt.blueprint.guardrails
+    if guards is None or guards.input_guard is None:
+        return attempt.missing("an input guard")
+    try:
+        reason = await refusal(guards.input_guard, _input(attempt), of="the input guard")
+    except Exception as error:
+        again = attempt.again(error, GUARD_RETRIES, MODEL_BACKOFF_S, MAX_BACKOFF_S)
+        return again if again and isinstance(error, TransientError) else attempt.raised(error)
+    payload = {"turn": attempt.run.turn, "blocked": reason is not None, "reason": reason, **attempt.retries()}
+    return Settle((Fact("input_screened", payload, attempt.step, **attempt.timing()),))
+
+
+async def _recall(attempt: Attempt) -> Outcome:
+    memory = attempt.blueprint.memory
+    if memory is None:
+        return attempt.missing("a memory")
+    now = attempt.claimed.look.now
+    payload: dict[str, Any] = {"items": [], "recalled_at": now}
+    try:
+        # A memory may be plain functions too; what blocks, blocks a thread.
+        found = await either(functools.partial(memory.recall, _input(attempt)))
+        payload["items"] = [_recorded(item) for item in found if item.expires_at is None or item.expires_at > now]
+    except Exception as error:  # a run goes on without what it cannot remember
+        log.warning("recall_failed", kind=type(error).__name__)
+        payload["error"] = text_of(error)
+    return Settle((Fact("memory_recalled", payload, attempt.step, **attempt.timing()),))
+
+
+def _recorded(item: MemoryItem) -> dict[str, Any]:
+    return {"key": item.key, "value": item.value, "expires_at": item.expires_at}
+
+
+def _input(attempt: Attempt) -> str:
+    """What was said at the beginning of this turn."""
+    said = [event for event in attempt.claimed.events if event.type in ("run_started", "user_message")][-1]
+    return str(said.payload["input" if said.type == "run_started" else "text"])

@@ -1,0 +1,72 @@
+"""Telling: a worker's model calls, shown piece by piece to whoever watches the run from another process.
+
+Pieces that come within a moment go together, so that a fast model costs Redis a few commands per second and not one per
+token. A Redis that is away costs the watchers the view, and the call nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.exceptions import RedisError
+
+from drangue_client.events import delta
+from drangue_client.store.port import RunRow
+from drangue_client.wire.tokens import TokenStream
+from drangue_worker.observability.logs import get_logger
+
+log = get_logger("drangue.telling")
+
+TOGETHER_S = 0.05  # shorter than anyone who reads along notices
+
+
+class Telling:
+    """The watch of a fleet: it tells of runs that were submitted with `tokens`."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self._stream = stream
+
+    def watch(self, row: RunRow, step: int, attempt: int) -> _Call | None:
+        """The watcher of one model call, if its run is to be watched."""
+        return _Call(self._stream, row.run_id, step, attempt) if row.overrides.get("tokens") else None
+
+
+class _Call:
+    def __init__(self, stream: TokenStream, run_id: str, step: int, attempt: int) -> None:
+        self._stream = stream
+        self._run_id = run_id
+        self._step = step
+        self._attempt = attempt
+        self._index = 0
+        self._texts: list[str] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._away = False
+        self._in_order = asyncio.Lock()
+
+    async def say(self, text: str) -> None:
+        self._texts.append(text)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._soon())
+
+    async def done(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        await self._send()
+
+    async def _soon(self) -> None:
+        await asyncio.sleep(TOGETHER_S)
+        await asyncio.shield(self._send())
+
+    async def _send(self) -> None:
+        async with self._in_order:
+            text, self._texts = "".join(self._texts), []
+            if not text or self._away:
+                return
+            piece = delta(text, self._step, self._attempt, self._index)
+            self._index += 1
+            try:
+                await asyncio.to_thread(self._stream.publish, self._run_id, [piece])
+            except (RedisError, OSError) as error:
+                self._away = True
+                log.warning("tokens_not_shown", error=str(error))
