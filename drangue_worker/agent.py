@@ -12,22 +12,18 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
-from drangue_client.answer import schema_of
 from drangue_client.budget import Budget
-from drangue_client.client import MOVING, check_input, check_run_id, record_verdict
-from drangue_client.errors import RunFailedError
-from drangue_client.events import Event, Fact
+from drangue_client.client import check_run_id, record_verdict
+from drangue_client.events import Event
 from drangue_client.result import Result, pending_requests
 from drangue_client.run import fold
 from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
-from drangue_client.store.port import Log, NewRun, RunRow
+from drangue_client.store.port import Log
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
-from drangue_client.turns import check_turn_id, say
-from drangue_client.wire.signals import POLL_S
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.deltas import Deltas
-from drangue_worker.engine.inline import drive
+from drangue_worker.engine.inline import begin, go_on
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.memory import Memory, MemoryItem
 from drangue_worker.models.sdk import MAX_TOKENS
@@ -163,8 +159,8 @@ class Agent:
         run_id = check_run_id(run_id)
         runtime = self._runtime(trace)
         try:
-            await self._open(runtime, run_id, input, output_schema, turn_id)
-            return await self._drive(runtime, run_id)
+            await begin(runtime, self.name or "agent", run_id, input, output_schema, turn_id)
+            return await go_on(runtime, run_id)
         finally:
             runtime.close()
 
@@ -203,8 +199,8 @@ class Agent:
         deltas = Deltas(moved)
         runtime.watch = deltas.watch
         try:
-            before = await self._open(runtime, run_id, input, output_schema, turn_id)
-            work = asyncio.create_task(self._drive(runtime, run_id, moved))
+            before = await begin(runtime, self.name or "agent", run_id, input, output_schema, turn_id)
+            work = asyncio.create_task(go_on(runtime, run_id, moved))
             work.add_done_callback(lambda _: moved.set())
             try:
                 seen = before.head_seq if after is None else after
@@ -233,7 +229,7 @@ class Agent:
         runtime = self._runtime(trace)
         try:
             await runtime.database(self.store.look, run_id)
-            return await self._drive(runtime, run_id)
+            return await go_on(runtime, run_id)
         finally:
             runtime.close()
 
@@ -266,58 +262,6 @@ class Agent:
             tracer=ConsoleTracer() if trace else self.tracer,
         )
 
-    async def _open(
-        self, runtime: Runtime, run_id: str, input: str | None, output_schema: Any, turn_id: str | None
-    ) -> RunRow:
-        """The run, as it stood before: begun, gone on with, or with one more turn."""
-        text, schema = check_input(input or ""), schema_of(output_schema)
-        check_turn_id(turn_id)
-        overrides = {"output_schema": schema, "turn_id": turn_id}
-        given = {name: value for name, value in overrides.items() if value is not None}
-        new = NewRun(run_id, self.name or "agent", text, executor="inline", overrides=given)
-        row, created = (await runtime.database(self.store.submit, [new]))[0]
-        if created:
-            return row
-        look = await runtime.database(self.store.look, run_id)
-        recorded = look.run.terms.output_schema if look.run.terms else row.overrides.get("output_schema")
-        if schema is not None and schema != recorded:
-            raise ValueError(
-                f"output_schema differs from the one run {run_id!r} began with, which holds for all its turns. "
-                "Leave it out, or take a new run_id."
-            )
-        if text and (turn_id is not None or not await self._said_before(runtime, row, text)):
-            await runtime.database(say, self.store, run_id, text, turn_id)
-        return row
-
-    async def _said_before(self, runtime: Runtime, row: RunRow, text: str) -> bool:
-        """Without a turn id, a text is told from a new one by being the first or the latest that was said."""
-        if text == row.input:
-            return True
-        events = await runtime.database(self.store.events, row.run_id)
-        later = [event.payload["text"] for event in events if event.type == "user_message"]
-        return bool(later) and text == later[-1]
-
-    async def _drive(self, runtime: Runtime, run_id: str, moved: asyncio.Event | None = None) -> Result:
-        look = await runtime.database(self.store.look, run_id)
-        if look.row.executor == "celery":
-            await _wait_for_fleet(runtime, run_id)
-        elif look.run.ended is None or look.run.ended == "failed":
-            with runtime.tracer.span("run", run_id=run_id) as span:
-                await drive(runtime, run_id, _redrive(look.run.ended), moved)
-                result = await self._result(runtime, run_id)
-                if result.status == "paused":
-                    span.set("status", "paused")
-                else:
-                    span.set("output", result.output)
-            return result
-        return await self._result(runtime, run_id)
-
-    async def _result(self, runtime: Runtime, run_id: str) -> Result:
-        result = Result.from_events(run_id, await runtime.database(self.store.events, run_id))
-        if result.status == "failed":
-            raise RunFailedError(run_id, result.error or "", result.reason or "error")
-        return result
-
     async def _verdict(self, run_id: str, call_id: str | None, verdict: str, by: str, reason: str) -> None:
         await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason)
 
@@ -336,13 +280,3 @@ def _blocking(work: Coroutine[Any, Any, Result]) -> Result:
         work.close()  # never started: say so with one error, not with a warning besides
         raise RuntimeError("run_sync is called from a running event loop. Use `await agent.run(...)` there.")
     return asyncio.run(work)
-
-
-def _redrive(ended: str | None) -> tuple[Fact, ...]:
-    return (Fact("run_resumed", {"by": "resume", "reason": ""}),) if ended == "failed" else ()
-
-
-async def _wait_for_fleet(runtime: Runtime, run_id: str) -> None:
-    """Wait, as a client would, until the workers a run belongs to have brought it to a stop."""
-    while (await runtime.database(runtime.log.look, run_id)).row.status in MOVING:  # noqa: ASYNC110 - moved elsewhere
-        await asyncio.sleep(POLL_S)

@@ -10,15 +10,94 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from drangue_client.errors import LeaseHeldError
+from drangue_client.answer import schema_of
+from drangue_client.client import MOVING, check_input
+from drangue_client.errors import LeaseHeldError, RunFailedError
 from drangue_client.events import Fact
-from drangue_client.store.port import StepRef
+from drangue_client.result import Result
+from drangue_client.store.port import NewRun, RunRow, StepRef
+from drangue_client.turns import check_turn_id, say
+from drangue_client.wire.signals import POLL_S
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import Performed, perform
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.inline")
+
+
+async def begin(
+    runtime: Runtime, agent: str, run_id: str, input: str | None, output_schema: Any, turn_id: str | None
+) -> RunRow:
+    """Begin a run, or another turn of one, or find what was begun before; returns the run as it stood until now.
+
+    Raises InFlightError for a new input while a turn goes on, TurnExistsError, and TypeError or ValueError for what
+    cannot be run.
+    """
+    text, schema = check_input(input or ""), schema_of(output_schema)
+    check_turn_id(turn_id)
+    asked = {"output_schema": schema, "turn_id": turn_id}
+    overrides = {name: value for name, value in asked.items() if value is not None}
+    new = NewRun(run_id, agent, text, executor="inline", overrides=overrides)
+    row, created = (await runtime.database(runtime.log.submit, [new]))[0]
+    if created:
+        return row
+    look = await runtime.database(runtime.log.look, run_id)
+    recorded = look.run.terms.output_schema if look.run.terms else row.overrides.get("output_schema")
+    if schema is not None and schema != recorded:
+        raise ValueError(
+            f"output_schema differs from the one run {run_id!r} began with, which holds for all its turns. "
+            "Leave it out, or take a new run_id."
+        )
+    if text and (turn_id is not None or not await _said_before(runtime, row, text)):
+        await runtime.database(say, runtime.log, run_id, text, turn_id)
+    return row
+
+
+async def _said_before(runtime: Runtime, row: RunRow, text: str) -> bool:
+    """Without a turn id, a text is told from a new one by being the first or the latest that was said."""
+    if text == row.input:
+        return True
+    events = await runtime.database(runtime.log.events, row.run_id)
+    later = [event.payload["text"] for event in events if event.type == "user_message"]
+    return bool(later) and text == later[-1]
+
+
+async def go_on(runtime: Runtime, run_id: str, moved: asyncio.Event | None = None) -> Result:
+    """Work on a run until it has ended or waits for a person, and read it; one that has ended is only read.
+
+    A failed run is tried again. One that belongs to a fleet is waited for, as a client would. Raises what failed it.
+    """
+    look = await runtime.database(runtime.log.look, run_id)
+    if look.row.executor == "celery":
+        await _wait_for_fleet(runtime, run_id)
+    elif look.run.ended is None or look.run.ended == "failed":
+        with runtime.tracer.span("run", run_id=run_id, agent=look.row.agent) as span:
+            await drive(runtime, run_id, _redrive(look.run.ended), moved)
+            result = await _result(runtime, run_id)
+            if result.status == "paused":
+                span.set("status", "paused")
+            else:
+                span.set("output", result.output)
+        return result
+    return await _result(runtime, run_id)
+
+
+async def _result(runtime: Runtime, run_id: str) -> Result:
+    result = Result.from_events(run_id, await runtime.database(runtime.log.events, run_id))
+    if result.status == "failed":
+        raise RunFailedError(run_id, result.error or "", result.reason or "error")
+    return result
+
+
+def _redrive(ended: str | None) -> tuple[Fact, ...]:
+    return (Fact("run_resumed", {"by": "resume", "reason": ""}),) if ended == "failed" else ()
+
+
+async def _wait_for_fleet(runtime: Runtime, run_id: str) -> None:
+    """Wait, as a client would, until the workers a run belongs to have brought it to a stop."""
+    while (await runtime.database(runtime.log.look, run_id)).row.status in MOVING:  # noqa: ASYNC110 - moved elsewhere
+        await asyncio.sleep(POLL_S)
 
 
 async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved: asyncio.Event | None = None) -> None:

@@ -55,7 +55,8 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
     tools = [_offered(one) for one in terms.offered()]
     system = _system(terms.instructions, events)
     model = attempt.blueprint.router.choose(messages=messages, step_index=run.model_calls)
-    with attempt.runtime.tracer.span("model", seq=run.seq + 1, model=name_of(model)) as span:
+    shown = {"model": name_of(model), "system": system, "messages": messages}
+    with attempt.runtime.tracer.span("model", seq=run.seq + 1, **shown) as span:
         async with _watched(attempt, model) as more:
             response = await model.generate(
                 system=system, messages=messages, tools=tools, idempotency_key=attempt.key, **more
@@ -66,6 +67,7 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
             payload |= {"usage": _estimate(system, messages, tools, payload, size), "usage_estimated": True}
         for name in ("text", "tool_calls", "usage", "reasoning", "stop_reason"):
             span.set(name, payload[name])
+        span.set("response_model", payload["model"])
         span.set("duration_ms", attempt.duration_ms())
     return payload
 

@@ -113,7 +113,8 @@ async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
     recorded = attempt.terms.tools.get(tool.name)
     reversible = tool.reversible and (recorded is None or recorded.reversible)
     run = attempt.run
-    with attempt.runtime.tracer.span("tool", seq=run.seq + 1, name=tool.name, arguments=call["arguments"]) as span:
+    told = {"name": tool.name, "arguments": call["arguments"], "call_id": call["id"]}
+    with attempt.runtime.tracer.span("tool", seq=run.seq + 1, **told) as span:
         refused = None if reversible else await _begin(attempt, tool, call["id"])
         if refused:
             return _result(attempt, tool.name, call["id"], refused)
