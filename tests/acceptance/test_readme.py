@@ -24,7 +24,9 @@ ELSEWHERE = {"scripts/test": "is running this", "scripts/demo": "test_the_demo_k
 
 
 def script(call: ProviderCall) -> Reply:
-    """A model that looks when it is asked about health and restarts when it is told to."""
+    """A model that looks when it is asked about health, restarts when it is told to, and fills in forms."""
+    if "final_answer" in call.tools:
+        return Reply(tool_calls=(("final_answer", {"service": "checkout", "healthy": False}),))
     if call.turn == 0 and "Restart" in call.last_user():
         return Reply(text="It hangs, so I restart it.", tool_calls=(("restart", {"service": "checkout"}),))
     if call.turn == 0:
