@@ -7,6 +7,7 @@ A schema refers to nothing outside itself: judging an answer must never reach fo
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ from drangue_client.events import normalise
 FINAL_ANSWER = "final_answer"
 DESCRIPTION = "Deliver the final answer. Call it once, when the work is done; nothing happens after it."
 MAX_CORRECTIONS = 2  # answers of one turn that are sent back before the next one is taken as it is
+_SHARED = ("$defs", "definitions")  # what references in a schema usually lead to; it stays at the root
+_NAMED = (*_SHARED, "properties", "patternProperties", "dependentSchemas")  # schemas by names of the author's
+_DATA = ("const", "default", "enum", "examples")  # no schemas, whatever they look like
 _SHOWN_ERRORS = 5
 _SHOWN_CHARS = 300
 
@@ -40,7 +44,7 @@ def schema_of(value: Any) -> dict[str, Any] | None:
     except SchemaError as error:
         raise ValueError(f"output_schema is no JSON schema: at {error.json_path}, {error.message[:200]}.") from None
     for reference in _references(schema):
-        if not reference.startswith("#"):
+        if not _leads_somewhere(reference, schema):
             raise ValueError(f"output_schema refers to {reference!r}; put what it means into the schema itself.")
     return schema
 
@@ -49,10 +53,10 @@ def parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
     """What `final_answer` takes: the schema itself, or one `value` of it, since arguments are always an object."""
     if _takes_object(schema):
         return dict(schema)
-    inner = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
-    outer = {key: value for key, value in schema.items() if key in ("$defs", "definitions")}
+    shared = {key: value for key, value in schema.items() if key in _SHARED}
+    inner = _moved({key: value for key, value in schema.items() if key not in _SHARED})
     properties = {"type": "object", "properties": {"value": inner}, "required": ["value"]}
-    return {**properties, "additionalProperties": False, **outer}
+    return {**properties, "additionalProperties": False, **_moved(shared)}
 
 
 def delivered(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
@@ -70,22 +74,33 @@ def mistakes(schema: Mapping[str, Any], answer: Any) -> list[str]:
 
     judge = Draft202012Validator(schema, registry=Registry())
     try:
-        found = sorted(judge.iter_errors(answer), key=lambda error: error.json_path)
-        return [_told(best_match([error]) or error) for error in found[:_SHOWN_ERRORS]]
+        found = sorted(judge.iter_errors(answer), key=lambda error: [(isinstance(p, str), p) for p in error.path])
+        told = dict.fromkeys(_told(best_match([error]) or error) for error in found)  # `required` comes once per name
+        return list(told)[:_SHOWN_ERRORS]
     except Unresolvable as error:
         return [f"$: the schema refers to {error.ref!r}, which it does not hold"]
     except re.error as error:
         return [f"$: the schema holds a pattern that is no regular expression ({error})"]
     except RecursionError:
         return ["$: nested too deeply to be judged"]
+    except (ArithmeticError, TypeError, ValueError) as error:  # numbers beyond all floats, for one
+        return [f"$: cannot be judged ({error})"[:_SHOWN_CHARS]]
 
 
 def read(text: str) -> tuple[Any, str | None]:
     """A text answer as JSON, and why it could not be read (None where it could)."""
     try:
-        return json.loads(text), None
+        return json.loads(text, parse_constant=_no_json, parse_float=_finite), None
     except (ValueError, RecursionError) as error:
         return None, f"$: expected JSON ({error})"
+
+
+def _no_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(number: str) -> float:
+    return float(number) if math.isfinite(float(number)) else _no_json(number)
 
 
 def feedback(errors: list[str]) -> str:
@@ -119,12 +134,48 @@ def _told(error: Any) -> str:
     return f"{error.json_path}: {what}"[:_SHOWN_CHARS]
 
 
+def _moved(value: Any) -> Any:
+    """A part of a schema, with the references to its root leading to where the root has gone."""
+    if isinstance(value, list):
+        return [_moved(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    moved: dict[str, Any] = {}
+    for key, item in value.items():
+        if key in _NAMED and isinstance(item, Mapping):
+            moved[key] = {name: _moved(schema) for name, schema in item.items()}
+        elif key == "$ref" and isinstance(item, str):
+            moved[key] = _moved_reference(item)
+        else:
+            moved[key] = item if key in _DATA else _moved(item)
+    return moved
+
+
+def _moved_reference(reference: str) -> str:
+    at_the_root = any(reference.startswith(f"#/{name}/") for name in _SHARED)
+    return reference if at_the_root or reference[:2] not in ("#", "#/") else f"#/properties/value{reference[1:]}"
+
+
+def _leads_somewhere(reference: str, schema: Mapping[str, Any]) -> bool:
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    try:
+        Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver().lookup(reference)
+    except Unresolvable:
+        return False
+    return reference.startswith("#")
+
+
 def _references(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if key in ("$ref", "$dynamicRef") and isinstance(item, str):
+            if key in _NAMED and isinstance(item, Mapping):
+                yield from _references(list(item.values()))
+            elif key in ("$ref", "$dynamicRef") and isinstance(item, str):
                 yield item
-            else:
+            elif key not in _DATA:
                 yield from _references(item)
     elif isinstance(value, list):
         for item in value:

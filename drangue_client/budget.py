@@ -7,6 +7,7 @@ decides what happens when a limit is reached.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,10 @@ from drangue_client.events import Event
 
 Prices = Mapping[str, Mapping[str, float]]  # {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per 1e6
 
+_MOST = 10**15  # tokens that can be multiplied with a price; nobody has ever sent as many
 _KINDS = ("input", "output", "cache_write", "cache_read")
-_COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+INPUT_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+OUTPUT_COUNTS = ("output_tokens",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Budget:
     `prices` is {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per million tokens; `cache_write` is
     1.25 times `input` and `cache_read` 0.1 times, unless given. A limit is looked at before every model call. A soft
     one (the default) stops the run once it is reached, so the last call may overshoot it. With `hard=True` a call is
-    made only if the most it can use still fits: every byte sent as one token, and the whole output ceiling.
+    made only if the most it can use still fits: every byte sent as one token, and the whole output ceiling. A call
+    whose answer never came counts as much then, since it may have been billed.
 
     Raises TypeError or ValueError, naming the argument, for what cannot be enforced.
     """
@@ -41,6 +45,8 @@ class Budget:
             raise TypeError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, or None for no limit.")
         if self.max_usd is not None and not _is_amount(self.max_usd):
             raise TypeError(f"max_usd is {self.max_usd!r}; it must be a number of US dollars, or None for no limit.")
+        if not isinstance(self.hard, bool):
+            raise TypeError(f"hard is {self.hard!r}; it must be True or False.")
         for name in ("max_tokens", "max_usd"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
@@ -57,7 +63,10 @@ class Budget:
 
     def usd(self, events: Iterable[Event]) -> float:
         """US dollars a log has used. ValueError where a model that was used has no price."""
-        return cost_usd(events, self.prices or {})
+        total = spent(events, self.prices or {})
+        if total.unpriced is not None:
+            raise ValueError(no_price(total.unpriced))
+        return total.usd
 
     def exceeded(self, events: Iterable[Event]) -> bool:
         """Whether a log has reached a limit. ValueError as `usd`, where dollars are limited."""
@@ -75,7 +84,7 @@ class Budget:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Budget:
-        return cls(**value)
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +97,11 @@ class Spent:
 
     def plus(self, usage: object, model: str | None, prices: Prices | None) -> Spent:
         """With one more call's usage, {"input_tokens", "output_tokens", ...}; what is no count is ignored."""
-        counts = {name: _count(usage, name) for name in _COUNTS}
+        counts = {name: _count(usage, name) for name in (*INPUT_COUNTS, *OUTPUT_COUNTS)}
         total = replace(self, tokens=self.tokens + sum(counts.values()))
         if prices is None or not any(counts.values()):
             return total
-        price = prices.get(model or "")
+        price = prices.get(str(model))
         if price is None:
             return total if total.unpriced else replace(total, unpriced=str(model))
         return replace(total, usd=self.usd + _price_of(counts, price))
@@ -103,17 +112,27 @@ class Spent:
 
 
 def spent(events: Iterable[Event], prices: Prices | None) -> Spent:
-    """What the model calls of a log have used; calls without usage count nothing."""
+    """What the model calls of a log have used, as the rules count it; calls without usage count nothing."""
     total = Spent()
     for event in events:
-        if event.type == "model_decision":
-            total = total.plus(event.payload.get("usage"), event.payload.get("model"), prices)
+        total = counted(total, event, prices)
     return total
 
 
+def counted(total: Spent, event: Event, prices: Prices | None) -> Spent:
+    """`total` with what one more event of a log says was used."""
+    if event.type == "model_decision":
+        total = total.plus(event.payload.get("usage"), event.payload.get("model"), prices)
+    return total.plus_lost(event.payload["lost"]) if "lost" in event.payload else total
+
+
 def cost_usd(events: Iterable[Event], prices: Prices, *, strict: bool = True) -> float:
-    """US dollars by `prices`. A used model without a price is a ValueError, or free with `strict=False`."""
-    total = spent(events, checked_prices(prices))
+    """US dollars by `prices`, of what models reported. A used model without a price is a ValueError, or free with
+    `strict=False`."""
+    table, total = checked_prices(prices), Spent()
+    for event in events:
+        if event.type == "model_decision":
+            total = total.plus(event.payload.get("usage"), event.payload.get("model"), table)
     if strict and total.unpriced is not None:
         raise ValueError(no_price(total.unpriced))
     return total.usd
@@ -122,6 +141,11 @@ def cost_usd(events: Iterable[Event], prices: Prices, *, strict: bool = True) ->
 def no_price(model: str) -> str:
     """What to say of a model that was used and is not in the price table."""
     return f"no price for model {model!r}. Add it to prices."
+
+
+def spent_on(usage: object, counts: Iterable[str]) -> int:
+    """The sum of some counts of a usage; what is no count is ignored."""
+    return sum(_count(usage, name) for name in counts)
 
 
 def worst_usd(input_tokens: int, output_tokens: int, price: Mapping[str, float]) -> float:
@@ -149,12 +173,13 @@ def checked_prices(prices: object) -> dict[str, dict[str, float]]:
 
 def _price_of(counts: Mapping[str, int], price: Mapping[str, float]) -> float:
     # The providers' own rule: cache writes and reads are billed beside the uncached input, at prices of their own.
-    return (
-        counts["input_tokens"] * price.get("input", 0.0)
-        + counts["output_tokens"] * price.get("output", 0.0)
-        + counts["cache_creation_input_tokens"] * _cache_write(price)
-        + counts["cache_read_input_tokens"] * _cache_read(price)
-    ) / 1e6
+    kinds = {
+        "input_tokens": price.get("input", 0.0),
+        "output_tokens": price.get("output", 0.0),
+        "cache_creation_input_tokens": _cache_write(price),
+        "cache_read_input_tokens": _cache_read(price),
+    }
+    return sum(min(counts[name], _MOST) * usd for name, usd in kinds.items()) / 1e6
 
 
 def _cache_write(price: Mapping[str, float]) -> float:
@@ -167,8 +192,11 @@ def _cache_read(price: Mapping[str, float]) -> float:
 
 def _count(usage: object, name: str) -> int:
     value: Any = usage.get(name) if isinstance(usage, Mapping) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(0, value)
     return max(0, math.ceil(value)) if _is_amount(value) else 0
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value can be reckoned with as a float; an int can be beyond all of them."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ from drangue_client.run import Run, fold
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Move, NewRun, RunRow
-from drangue_client.turns import check_turn_id, say
+from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Move, NewRun, RunRow, StepRef
+from drangue_client.turns import check_turn_id, resume, say
 from drangue_client.wire.queue import HANDOFF_S, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import BEGINNING, TokenStream
@@ -88,7 +88,7 @@ class Client:
             raise ValueError(f"agent is {str(agent)[:50]!r}; it must be the name of an agent, at most 200 characters.")
         if not allow_unknown:
             self._check_agent(agent)
-        check_turn_id(turn_id)
+        turn_id = check_turn_id(turn_id)
         asked = {"output_schema": schema_of(output_schema), "turn_id": turn_id, "tokens": tokens or None}
         new = NewRun(
             run_id,
@@ -134,10 +134,20 @@ class Client:
         UnknownRunError.
         """
         text = check_input(text)
-        check_turn_id(turn_id)
+        turn_id = check_turn_id(turn_id)
         row, created = say(self.log, run_id, text, turn_id)
         sent = self._coordinate(row) if created and row.executor == "celery" else True
         return Submission(run_id, created, sent)
+
+    def resume(self, run_id: str, *, by: str = "", reason: str = "") -> Submission:
+        """Take a failed run up again where it failed, its steps with fresh retries, and tell the workers.
+
+        A run that has not failed is left as it is (`created` is False then), so repeating is safe. UnknownRunError.
+        """
+        row, opened = resume(self.log, run_id, by=by, reason=reason)
+        failed = row.status == "failed"
+        sent = self._coordinate(row, opened) if failed and row.executor == "celery" else True
+        return Submission(run_id, failed, sent)
 
     def stream(self, run_id: str, *, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """The run's events behind the place `after`, as they are written, until the run has stopped.
@@ -224,9 +234,10 @@ class Client:
             self._coordinate(row)
         return {**request, "run_id": run_id, "executor": row.executor}
 
-    def _coordinate(self, row: RunRow) -> bool:
+    def _coordinate(self, row: RunRow, opened: Sequence[StepRef] = ()) -> bool:
         try:
             self._sender.coordinate([row])
+            self._sender.steps(opened)
         except QueueUnavailable:
             return False  # recorded with a wake-up time: the sweep of any worker sends it
         return True

@@ -97,7 +97,7 @@ class InFlightError(DrangueError, ValueError):
     def __init__(self, run_id: str, status: str) -> None:
         self.run_id = run_id
         super().__init__(
-            f"run {run_id!r} is in flight ({status}). Resume it without input, or wait until it has ended."
+            f"run {run_id!r} is in flight ({status}). Resume it without input, or wait until its turn has ended."
         )
 
 
@@ -167,6 +167,10 @@ class TransientError(ToolError):
     """Worth another attempt soon: a refused connection, an overloaded server."""
 
 
+class NotSentError(TransientError):
+    """The call did not get as far as the other side, so nothing happened there: a refused connection."""
+
+
 class RateLimitError(TransientError):
     """The other side asks to wait.
 
@@ -191,6 +195,12 @@ class AuthError(ToolError):
 
 class ValidationError(ToolError):
     """The arguments or the result are not acceptable."""
+
+
+def may_have_cost(error: BaseException) -> bool:
+    """Whether a failed call may have been billed, or had its effect, all the same. An error may say so itself, by an
+    attribute of this name."""
+    return bool(getattr(error, "may_have_cost", not isinstance(error, RateLimitError | NotSentError)))
 
 
 def _seconds_from_now(wanted: Any) -> float | None:

@@ -4,6 +4,7 @@ An event never changes its meaning and is never rewritten. A new meaning is a ne
 lift from the one before; FORMAT is the newest version this program writes, and an event of a newer one is refused.
 
     1  the first format
+    2  the config of run_started also holds budget, guards, memory and answer schema, which whoever decides must obey
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from drangue_client.errors import FormatError
 
-FORMAT = 1
+FORMAT = 2
 
 EventType = Literal[
     "run_started",
@@ -95,7 +96,7 @@ def delta(text: str, step: int, attempt: int, index: int) -> Event:
 
     `retry` marks the first piece of another attempt: what was shown of the step before is void.
     """
-    payload: dict[str, Any] = {"text": text, "step": step, "attempt": attempt, "index": index}
+    payload: dict[str, Any] = {"text": _text(text), "step": step, "attempt": attempt, "index": index}
     if attempt > 1 and index == 0:
         payload["retry"] = True
     return Event(-1, "model_delta", payload, step=step)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from drangue_client.answer import FINAL_ANSWER
-from drangue_client.budget import Spent
+from drangue_client.budget import Spent, counted
 from drangue_client.events import Event
 from drangue_client.messages import size_of
 from drangue_client.terms import Terms
@@ -102,7 +102,8 @@ class Run:
             if self.delivers(call):  # judged when every other call has settled
                 continue
             tool = self.terms.tools.get(call.name) if self.terms else None
-            in_order = tool is None or tool.reversible or not earlier_open
+            asks = call.verdict == "none" and self.terms is not None and self.terms.mode_for(call.name) == "assisted"
+            in_order = tool is None or tool.reversible or asks or not earlier_open  # asking harms nobody
             if call.verdict != "asked" and in_order:
                 free.append(call)
             earlier_open = True
@@ -176,6 +177,11 @@ def knows(state: dict[str, Any] | None) -> bool:
     return state is not None and state.get("v") == STATE_VERSION
 
 
+def outlives(state: dict[str, Any] | None) -> bool:
+    """Whether a snapshot is of a program newer than this one, which then leaves it alone."""
+    return state is not None and state.get("v", 0) > STATE_VERSION
+
+
 def fold(events: Iterable[Event], onto: Run | None = None) -> Run:
     """Apply `events` in order; events at or before the run's own `seq` have been applied already and are skipped."""
     run = onto or Run()
@@ -207,7 +213,7 @@ def apply(run: Run, event: Event) -> Run:
                 blocked=None,
                 corrections=0,
             )
-        case "input_screened":
+        case "input_screened" if payload["turn"] == run.turn:  # said of this turn, and not late of another
             return replace(run, screened=True, blocked=payload["reason"] if payload["blocked"] else None)
         case "memory_recalled":
             return replace(run, recalled=True)
@@ -233,9 +239,11 @@ def apply(run: Run, event: Event) -> Run:
                 return settled
             if payload.get("accepted"):
                 return replace(settled, accepted=event.step)
-            return replace(settled, corrections=settled.corrections + (run.accepted is None))
+            first = not any(other.settled for other in run.calls if run.delivers(other))  # of this decision
+            return replace(settled, corrections=settled.corrections + (first and run.accepted is None))
         case "approval_requested":
-            return _with_call(run, event.step, verdict="asked")
+            call = run.call(event.step)
+            return _with_call(run, event.step, verdict="asked") if call and call.verdict == "none" else run
         case "approval_granted":
             return _with_verdict(run, event.step, "granted")
         case "approval_denied" | "approval_expired":
@@ -255,12 +263,7 @@ def apply(run: Run, event: Event) -> Run:
 def _counted(run: Run, event: Event) -> Run:
     """The run with what this event used, and with what it adds to the next prompt."""
     budget = run.terms.budget if run.terms else None
-    payload = event.payload
-    total = run.spent
-    if event.type == "model_decision":
-        total = total.plus(payload.get("usage"), payload.get("model"), budget.prices if budget else None)
-    if "lost" in payload:
-        total = total.plus_lost(payload["lost"])
+    total = counted(run.spent, event, budget.prices if budget else None)
     return _grown(replace(run, spent=total), event)
 
 

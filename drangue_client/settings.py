@@ -92,6 +92,9 @@ class Settings:
     model_concurrency: int = _setting(_count, 100, "steps in flight per model-pool process")
     tool_concurrency: int = _setting(_count, 4, "child processes per tool-pool process")
     max_crashes: int = _setting(_count, 5, "workers a step may take down before its run fails")
+    call_timeout_s: float = _setting(
+        _seconds, 900.0, "how long a model, a guard or a memory of yours may take to answer"
+    )
     visibility_timeout_s: float = _setting(_seconds, 3600.0, "when Redis redelivers an unacknowledged message")
     task_events: bool = _setting(_flag, True, "send the task events that Flower shows")
     log_level: str = _setting(_one_of("debug", "info", "warning", "error"), "info", "least severe line logged")

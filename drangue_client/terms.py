@@ -75,7 +75,7 @@ class ToolTerms:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ToolTerms:
-        return cls(**value)
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +114,18 @@ class Guards:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Guards:
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         allow = None if value["allow"] is None else frozenset(value["allow"])
-        return cls(**{**value, "allow": allow, "deny": frozenset(value["deny"])})
+        return cls(**{**known, "allow": allow, "deny": frozenset(value["deny"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """The recorded config of a run. `max_steps` counts model calls of one turn.
 
-    `models` are the names of those that may be asked, `asked_per_step` how many of them one step may ask in turn and
-    `output_ceiling` the most output tokens each may give (None: unknown). `output_schema` is the JSON schema an answer
+    `models` are the names of those that may be asked, `asked_per_step` how many of them one step may ask in turn,
+    `output_ceiling` the most output tokens each may give (None: unknown) and `prompt_overhead` the most bytes each adds
+    to a prompt by its own settings. `output_schema` is the JSON schema an answer
     must match, `memory` whether there is one to recall from.
     """
 
@@ -135,6 +137,7 @@ class Terms:
     window: int = WINDOW
     asked_per_step: int = 1
     output_ceiling: int | None = None
+    prompt_overhead: int = 0
     budget: Budget | None = None
     guards: Guards | None = None
     memory: bool = False
@@ -180,6 +183,7 @@ class Terms:
             "window": self.window,
             "asked_per_step": self.asked_per_step,
             "output_ceiling": self.output_ceiling,
+            "prompt_overhead": self.prompt_overhead,
             "budget": self.budget.to_json() if self.budget else None,
             "guards": self.guards.to_json() if self.guards else None,
             "memory": self.memory,
@@ -188,7 +192,11 @@ class Terms:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Terms:
-        """Terms as recorded; what an older program did not record yet has its default."""
+        """Terms as recorded.
+
+        What an older program did not record yet has its default. What a newer one records beside is left out: whatever
+        must be obeyed comes with a new format of the event, which is refused as a whole.
+        """
         budget, guards = value.get("budget"), value.get("guards")
         return cls(
             models=tuple(value["models"]),
@@ -199,6 +207,7 @@ class Terms:
             window=value["window"],
             asked_per_step=value.get("asked_per_step", 1),
             output_ceiling=value.get("output_ceiling"),
+            prompt_overhead=value.get("prompt_overhead", 0),
             budget=Budget.from_json(budget) if budget else None,
             guards=Guards.from_json(guards) if guards else None,
             memory=value.get("memory", False),

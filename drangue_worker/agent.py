@@ -195,28 +195,24 @@ class Agent:
         """
         run_id = check_run_id(run_id)
         runtime = self._runtime(trace)
-        moved = asyncio.Event()
-        deltas = Deltas(moved)
+        deltas = Deltas()
         runtime.watch = deltas.watch
         try:
             before = await begin(runtime, self.name or "agent", run_id, input, output_schema, turn_id)
-            work = asyncio.create_task(go_on(runtime, run_id, moved))
-            work.add_done_callback(lambda _: moved.set())
+            work = asyncio.create_task(go_on(runtime, run_id, deltas.moved))
+            work.add_done_callback(lambda _: deltas.moved())
             try:
-                seen = before.head_seq if after is None else after
-                while True:
-                    moved.clear()
+                seen, finished = before.head_seq if after is None else after, False
+                while not finished:
+                    grown = await deltas.wait()
                     finished = work.done()
-                    for event in await runtime.database(self.store.events, run_id, seen):
+                    for event in await runtime.database(self.store.events, run_id, seen) if grown else ():
                         seen = event.seq
                         for piece in deltas.take(event.step) if event.type == "model_decision" else ():
                             yield piece
                         yield event
                     for piece in deltas.take():
                         yield piece
-                    if finished:
-                        break
-                    await moved.wait()
                 await work
             finally:
                 work.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from drangue_client.answer import FINAL_ANSWER, schema_of
@@ -15,7 +16,7 @@ from drangue_client.budget import Budget, no_price
 from drangue_client.events import canonical
 from drangue_client.store.port import AgentRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy, Terms
-from drangue_worker.models.model import ceiling_of, name_of
+from drangue_worker.models.model import ceiling_of, name_of, overhead_of
 from drangue_worker.models.named import model_named
 from drangue_worker.models.routing import SingleModel
 from drangue_worker.models.sdk import MAX_TOKENS
@@ -72,6 +73,8 @@ class Blueprint:
             if not callable(getattr(memory, method, None)):
                 raise TypeError(f"memory is {memory!r}; it must have the methods `recall` and `remember`.")
         by_name = _by_name(tools)
+        _check_names("autonomy", autonomy.modes if autonomy else (), by_name)
+        _check_names("guardrails", {*(guardrails.allow or ()), *guardrails.deny} if guardrails else (), by_name)
         names = tuple(name_of(one) for one in models)
         ceilings = [ceiling_of(one) for one in models]
         terms = Terms(
@@ -82,6 +85,7 @@ class Blueprint:
             tools={name: one.terms() for name, one in by_name.items()},
             asked_per_step=getattr(router, "asked_per_step", len(models) or 1),
             output_ceiling=max((one for one in ceilings if one), default=None),
+            prompt_overhead=max(map(overhead_of, models), default=0),
             budget=budget,
             guards=guardrails.terms() if guardrails else None,
             memory=memory is not None,
@@ -125,15 +129,16 @@ def _router(model: Any, router: Any, max_tokens: int, cache: bool) -> Any:
         return chosen
     if router is not None:
         raise TypeError(f"router is {router!r}; it must have a method `choose`.")
+    if not callable(getattr(chosen, "generate", None)):
+        raise TypeError(f"model is {chosen!r}; it must have an async method `generate`, or `choose` as a router.")
     return SingleModel(chosen)
 
 
 def _models(router: Any) -> tuple[Any, ...]:
-    models = tuple(getattr(router, "models", ()))
-    for one in models:
-        if not callable(getattr(one, "generate", None)):
-            raise TypeError(f"model is {one!r}; it must have an async method `generate`, or `choose` as a router.")
-    return models
+    """The models a router says it chooses among; none where its `models` is something else."""
+    models = getattr(router, "models", ())
+    listed = tuple(models) if isinstance(models, Sequence) and not isinstance(models, str) else ()
+    return listed if all(callable(getattr(one, "generate", None)) for one in listed) else ()
 
 
 def _by_name(tools: Any) -> dict[str, Tool]:
@@ -147,6 +152,14 @@ def _by_name(tools: Any) -> dict[str, Tool]:
             raise ValueError(f"tools holds two tools named {one.name!r}. Rename one with @tool(name=...).")
         by_name[one.name] = one
     return by_name
+
+
+def _check_names(argument: str, names: Iterable[str], tools: Iterable[str]) -> None:
+    """A policy may be shared by agents with other tools, but a misspelt name would be a gate that is not there."""
+    for name in names:
+        close = get_close_matches(name, tools, n=1, cutoff=0.8) if name not in tools else []
+        if close:
+            raise ValueError(f"{argument} names {name!r}, which is no tool of this agent. Did you mean {close[0]!r}?")
 
 
 def _check_worst_case(budget: Budget, names: tuple[str | None, ...], ceilings: list[int | None]) -> None:

@@ -61,7 +61,7 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
         attempt=step["attempt"],
         failures=step["failures"],
         crashes=step["crashes"],
-        lost=step["lost"],
+        lost=step["lost"] + step["crashes"],
         tries=tuple(step["tries"] or ()),
         outcome=step["outcome"],
         look=look,

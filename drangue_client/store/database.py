@@ -25,7 +25,7 @@ from drangue_client.errors import DatabaseUnavailable
 T = TypeVar("T")
 
 SQLITE_BUSY_S = 5.0
-UNDEFINED_TABLE = "42P01"
+OUTDATED = ("42P01", "42703")  # an undefined table, an undefined column
 READ_ONLY = "25006"  # a former primary, after a failover
 
 POSTGRES_CONNECT_ARGS: dict[str, Any] = {
@@ -75,9 +75,9 @@ class Database:
             ) from error
         except DatabaseError as error:
             state = getattr(error.orig, "sqlstate", None)
-            if state == UNDEFINED_TABLE:
+            if state in OUTDATED:
                 raise DatabaseUnavailable(
-                    f"the database at {self.where} holds no drangue tables. Run `drangue migrate` once."
+                    f"the database at {self.where} holds no drangue tables, or older ones. Run `drangue migrate`."
                 ) from error
             if state == READ_ONLY or _is_no_database(error.orig):
                 raise DatabaseUnavailable(self._unreachable(error)) from error

@@ -82,9 +82,9 @@ class Claimed:
     """Exclusive leave to perform a step, and all that performing depends on.
 
     `attempt` counts every claim of the step, `failures` those that ended in a retryable error, `crashes` those whose
-    worker died, `lost` those that were given up under way, `tries` what is known of the failed ones. `outcome` is what
-    an earlier attempt kept. `facts` are the step's own events so far, `decision` the event that asked for a tool call,
-    `events` the whole log (steps that need the conversation only).
+    worker died, `lost` also those that were given up under way, `tries` what is known of the failed ones. `outcome` is
+    what an earlier attempt kept. `facts` are the step's own events so far, `decision` the event that asked for a tool
+    call, `events` the whole log (steps that need the conversation only).
     """
 
     ask: Ask
@@ -202,6 +202,9 @@ class Log(Protocol):
     def look(self, run_id: str) -> Look:
         """The run as it stands, from its snapshot and the tail of its log. UnknownRunError if there is none."""
 
+    async def load(self, run_id: str) -> list[Event]:
+        """The whole log of a run, oldest first; empty for an unknown one."""
+
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         """The log after a place, oldest first; empty for an unknown run."""
 
@@ -215,7 +218,8 @@ class Log(Protocol):
         """Record, durably, that an irreversible step begins. False: the claim is not ours or it began before."""
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
-        """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
+        """Keep, durably, what a step came to before it is judged; from here on it is judged, and retried, anew.
+        False: the claim is not ours."""
 
     def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
         """Extend leases; the tokens that are still held, lapsed or not. The others have been taken over or settled."""

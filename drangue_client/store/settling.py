@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from drangue_client.errors import ConflictError
 from drangue_client.events import FORMAT, Fact
-from drangue_client.run import knows
+from drangue_client.run import outlives
 from drangue_client.store.port import Ask, Move, Moved, Open, StepRef
 from drangue_client.store.reading import events_of, folded, held, look_at, row_of, step_ref, unclaimed
 from drangue_client.store.tables import events, now, runs, steps
@@ -43,7 +43,7 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
         "wake_at": None if move.wake_in_s is None or run.ended else now(move.wake_in_s),
         "updated_at": now(),
     }
-    if row["state"] is None or knows(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
+    if not outlives(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
         values |= {"state": run.to_snapshot(), "state_seq": run.seq}
     for fact in move.facts:
         if fact.type == "run_started":
@@ -80,8 +80,9 @@ def append_facts(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -
 
 
 def _give_up_claim(c: Connection, claim: Ask, *, park: bool) -> bool:
-    if park:
-        return bool(c.execute(update(steps).where(*held(claim)).values(**unclaimed(0))).rowcount)
+    if park:  # what its attempts may have cost is in the log with the failure
+        parked = update(steps).where(*held(claim)).values(**unclaimed(0), lost=0, crashes=0)
+        return bool(c.execute(parked).rowcount)
     return bool(c.execute(delete(steps).where(*held(claim))).rowcount)
 
 
@@ -91,7 +92,7 @@ def _open(c: Connection, row: RowMapping, opens: Sequence[Open], *, reopen: bool
         parked = (
             update(steps)
             .where(steps.c.run_id == row["run_id"], steps.c.claim.is_(None))
-            .values(**unclaimed(0), failures=0, lost=steps.c.lost + steps.c.crashes, crashes=0, sends=0)
+            .values(**unclaimed(0), failures=0, lost=steps.c.lost + steps.c.crashes, crashes=0, sends=0, tries=None)
             .returning(*steps.c)
         )
         opened += [step_ref(step) for step in c.execute(parked).mappings()]

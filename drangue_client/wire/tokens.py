@@ -7,7 +7,7 @@ and never a source: what is missing here, or comes twice, is whole and once in t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -58,10 +58,7 @@ class TokenStream:
         if not found:
             time.sleep(max(0.0, wait_s - (time.monotonic() - began)))  # also where there is no Redis to wait for
             return [], after
-        pieces = [
-            delta(fields[b"text"].decode(), *(int(fields[name]) for name in (b"step", b"attempt", b"index")))
-            for _, fields in found
-        ]
+        pieces = [piece for _, fields in found if (piece := _piece(fields))]
         return pieces, found[-1][0].decode()
 
     def close(self) -> None:
@@ -76,3 +73,12 @@ class TokenStream:
         answer: Any = self._redis.xread({TOKENS + run_id: after}, count=1000, block=block)
         found: list[tuple[bytes, dict[bytes, bytes]]] = answer[0][1] if answer else []
         return found
+
+
+def _piece(fields: Mapping[bytes, bytes]) -> Event | None:
+    """A piece as it was written; None for what somebody else wrote there."""
+    try:
+        place = (int(fields[name]) for name in (b"step", b"attempt", b"index"))
+        return delta(fields[b"text"].decode(), *place)
+    except (KeyError, ValueError):
+        return None

@@ -37,7 +37,7 @@ from drangue_worker.rules.commands import (
     Screen,
 )
 from drangue_worker.rules.decide import decide
-from drangue_worker.tools.invoke import failure, shadow, unreadable
+from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure, shadow, unreadable
 
 log = get_logger("drangue.coordinate")
 
@@ -241,12 +241,13 @@ def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
             _, call = _call(evidence(), step)
             return tool_result(step, name, call["id"], failure(name, category, message))
         case Judge(step):
-            return _judged(run, *_call(evidence(), step))
+            return _judgement(run, step, _call(evidence(), step)[1])
         case Correct(text):
             return Fact("schema_feedback", {"text": text})
         case Deliver(step, matches):
             _, call = _call(evidence(), step)
-            output = answer.written(_answer(run, call["arguments"]))
+            raw = call["arguments"].get(RAW_ARGUMENTS) if unreadable(call["arguments"]) else None
+            output = str(raw) if raw is not None else answer.written(_answer(run, call["arguments"]))
             how = {"reason": "answered", "structured": True} if matches else {"reason": "schema"}
             return Fact("run_finished", {"output": output, **how}, step=run.last_step)
         case Finish(output, reason, structured):
@@ -262,11 +263,9 @@ def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
             assert_never(command)
 
 
-def _judged(run: Run, decision: Event, call: dict[str, Any]) -> Fact:
+def _judgement(run: Run, step: int, call: dict[str, Any]) -> Fact:
     """The result of a call that delivers an answer."""
-    assert decision.step is not None
     assert run.terms is not None
-    step = decision.step + 1 + decision.payload["tool_calls"].index(call)
     schema = run.terms.output_schema or {}
     problem = unreadable(call["arguments"])
     wrong = [problem] if problem else answer.mistakes(schema, _answer(run, call["arguments"]))

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drangue_client.events import Fact, normalise
 from drangue_client.messages import TRUNCATED, ModelResponse
 from drangue_worker.engine.coordinate import tool_result
-from drangue_worker.tools.invoke import failure
+from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure
 
 
 def decision_payload(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
     """The payload of a model's answer. Every call gets an id of its own: a missing or repeated one is replaced."""
-    given = [str(call.id or "") for call in response.tool_calls]
+    asked = response.tool_calls or []
+    given = [str(call.id or "") for call in asked]
     seen: set[str] = set()
     calls = []
-    for own_step, (call_id, call) in enumerate(zip(given, response.tool_calls, strict=True), start=step + 1):
+    for own_step, (call_id, call) in enumerate(zip(given, asked, strict=True), start=step + 1):
         if not call_id or call_id in seen:
             call_id = next(own for own in _own_ids(own_step) if own not in seen and own not in given)
         seen.add(call_id)
-        calls.append({"id": call_id, "name": str(call.name), "arguments": call.arguments})
+        calls.append({"id": call_id, "name": str(call.name), "arguments": _arguments(call.arguments)})
     payload: dict[str, Any] = {
         "text": response.text or "",
         "tool_calls": calls,
-        "usage": response.usage,
+        "usage": dict(response.usage) if isinstance(response.usage, Mapping) else None,
         "reasoning": response.reasoning,
         "model": model,
         "stop_reason": response.stop_reason,
@@ -34,6 +36,18 @@ def decision_payload(response: ModelResponse, model: str | None, step: int) -> d
         payload["thinking_blocks"] = response.thinking_blocks
     result: dict[str, Any] = normalise(payload)
     return result
+
+
+def _arguments(arguments: Any) -> dict[str, Any]:
+    """Arguments as a log can hold them; what is no object, or nested too deeply, is kept as text to be refused."""
+    try:
+        plain = normalise(arguments)
+        json.dumps(plain)
+    except RecursionError:
+        return {RAW_ARGUMENTS: "(nested too deeply to be read)"}
+    if isinstance(plain, dict):
+        return plain
+    return {} if plain is None else {RAW_ARGUMENTS: plain if isinstance(plain, str) else json.dumps(plain)}
 
 
 def refused_calls(payload: dict[str, Any], step: int) -> list[Fact]:

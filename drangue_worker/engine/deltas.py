@@ -1,4 +1,4 @@
-"""Deltas of the runs of this process, for whoever reads its events at the same time."""
+"""What wakes a reader of a run of this process: its log has grown, or a model has said a little more."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ from drangue_client.store.port import RunRow
 
 
 class Deltas:
-    """A watch that keeps what was said until it is taken, and sets `moved` when there is something."""
+    """A watch that keeps what was said until it is taken, and wakes one reader."""
 
-    def __init__(self, moved: asyncio.Event) -> None:
-        self._moved = moved
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+        self._moved = True
         self._said: deque[Event] = deque()
+
+    def moved(self) -> None:
+        """Say that the log may have grown."""
+        self._moved = True
+        self._rung.set()
+
+    async def wait(self) -> bool:
+        """Wait until there is something new; True if it may be in the log."""
+        await self._rung.wait()
+        self._rung.clear()
+        moved, self._moved = self._moved, False
+        return moved
 
     def watch(self, row: RunRow, step: int, attempt: int) -> _Call:
         """The watcher of one model call."""
@@ -30,7 +43,7 @@ class Deltas:
     def put(self, event: Event) -> None:
         """Keep one more."""
         self._said.append(event)
-        self._moved.set()
+        self._rung.set()
 
 
 class _Call:

@@ -7,7 +7,7 @@ are waited for here. It is what `Agent.run` does, and the double that tests of a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from drangue_client.answer import schema_of
@@ -15,8 +15,8 @@ from drangue_client.client import MOVING, check_input
 from drangue_client.errors import LeaseHeldError, RunFailedError
 from drangue_client.events import Fact
 from drangue_client.result import Result
-from drangue_client.store.port import NewRun, RunRow, StepRef
-from drangue_client.turns import check_turn_id, say
+from drangue_client.store.port import Look, NewRun, RunRow, StepRef
+from drangue_client.turns import check_turn_id, resume, resumed, say
 from drangue_client.wire.signals import POLL_S
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import Performed, perform
@@ -24,6 +24,10 @@ from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.inline")
+
+
+def _nobody() -> None:
+    """Whom a run's moves are told when nobody listens."""
 
 
 async def begin(
@@ -34,8 +38,8 @@ async def begin(
     Raises InFlightError for a new input while a turn goes on, TurnExistsError, and TypeError or ValueError for what
     cannot be run.
     """
-    text, schema = check_input(input or ""), schema_of(output_schema)
-    check_turn_id(turn_id)
+    text, schema = check_input("" if input is None else input), schema_of(output_schema)
+    turn_id = check_turn_id(turn_id)
     asked = {"output_schema": schema, "turn_id": turn_id}
     overrides = {name: value for name, value in asked.items() if value is not None}
     new = NewRun(run_id, agent, text, executor="inline", overrides=overrides)
@@ -49,7 +53,8 @@ async def begin(
             f"output_schema differs from the one run {run_id!r} began with, which holds for all its turns. "
             "Leave it out, or take a new run_id."
         )
-    if text and (turn_id is not None or not await _said_before(runtime, row, text)):
+    said = input is not None if turn_id is not None else bool(text) and not await _said_before(runtime, row, text)
+    if said:
         await runtime.database(say, runtime.log, run_id, text, turn_id)
     return row
 
@@ -63,17 +68,18 @@ async def _said_before(runtime: Runtime, row: RunRow, text: str) -> bool:
     return bool(later) and text == later[-1]
 
 
-async def go_on(runtime: Runtime, run_id: str, moved: asyncio.Event | None = None) -> Result:
+async def go_on(runtime: Runtime, run_id: str, moved: Callable[[], None] = _nobody) -> Result:
     """Work on a run until it has ended or waits for a person, and read it; one that has ended is only read.
 
     A failed run is tried again. One that belongs to a fleet is waited for, as a client would. Raises what failed it.
     """
     look = await runtime.database(runtime.log.look, run_id)
+    _say_what_changed(runtime, look)
     if look.row.executor == "celery":
-        await _wait_for_fleet(runtime, run_id)
+        await _wait_for_fleet(runtime, run_id, look.run.ended == "failed", moved)
     elif look.run.ended is None or look.run.ended == "failed":
         with runtime.tracer.span("run", run_id=run_id, agent=look.row.agent) as span:
-            await drive(runtime, run_id, _redrive(look.run.ended), moved)
+            await drive(runtime, run_id, (resumed(),) if look.run.ended else (), moved)
             result = await _result(runtime, run_id)
             if result.status == "paused":
                 span.set("status", "paused")
@@ -83,6 +89,20 @@ async def go_on(runtime: Runtime, run_id: str, moved: asyncio.Event | None = Non
     return await _result(runtime, run_id)
 
 
+def _say_what_changed(runtime: Runtime, look: Look) -> None:
+    """Tools come and go between deploys: the run is told of those it began with, and the log of the difference."""
+    blueprint = runtime.registry.get(look.row.agent)
+    if (
+        look.run.ended
+        or look.run.terms is None
+        or blueprint is None
+        or set(look.run.terms.tools) == set(blueprint.tools)
+    ):
+        return
+    was, now = ", ".join(sorted(look.run.terms.tools)) or "none", ", ".join(sorted(blueprint.tools)) or "none"
+    log.warning("tools_changed", run_id=look.row.run_id, change=f"recorded with tools {was}; the agent now has {now}")
+
+
 async def _result(runtime: Runtime, run_id: str) -> Result:
     result = Result.from_events(run_id, await runtime.database(runtime.log.events, run_id))
     if result.status == "failed":
@@ -90,18 +110,17 @@ async def _result(runtime: Runtime, run_id: str) -> Result:
     return result
 
 
-def _redrive(ended: str | None) -> tuple[Fact, ...]:
-    return (Fact("run_resumed", {"by": "resume", "reason": ""}),) if ended == "failed" else ()
-
-
-async def _wait_for_fleet(runtime: Runtime, run_id: str) -> None:
-    """Wait, as a client would, until the workers a run belongs to have brought it to a stop."""
-    while (await runtime.database(runtime.log.look, run_id)).row.status in MOVING:  # noqa: ASYNC110 - moved elsewhere
+async def _wait_for_fleet(runtime: Runtime, run_id: str, failed: bool, moved: Callable[[], None]) -> None:
+    """Wait, as a client would, until the workers a run belongs to have brought it to a stop; a failed one goes on."""
+    if failed:
+        await runtime.database(resume, runtime.log, run_id)
+    while (await runtime.database(runtime.log.look, run_id)).row.status in MOVING:
+        moved()
         await asyncio.sleep(POLL_S)
 
 
-async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved: asyncio.Event | None = None) -> None:
-    """Work on a run until it has ended or waits for a person; `moved` is set whenever its log may have grown.
+async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved: Callable[[], None] = _nobody) -> None:
+    """Work on a run until it has ended or waits for a person; `moved` is called whenever its log may have grown.
 
     Raises what failed the run, LeaseHeldError when all that is left is held by another process. When cancelled, steps
     in flight are given back.
@@ -110,8 +129,7 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
     running: dict[asyncio.Task[Performed], int] = {}
     try:
         while True:
-            if moved:
-                moved.set()
+            moved()
             held = await _start_open_steps(runtime, run_id, running)
             if not running:
                 if held:
@@ -125,8 +143,7 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
                     raise performed.error
     finally:
         await _stop(running)
-        if moved:
-            moved.set()
+        moved()
 
 
 async def _start_open_steps(runtime: Runtime, run_id: str, running: dict[asyncio.Task[Performed], int]) -> bool:

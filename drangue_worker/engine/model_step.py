@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from drangue_client.errors import TransientError
+from drangue_client.budget import INPUT_COUNTS, OUTPUT_COUNTS, spent_on
+from drangue_client.errors import TransientError, may_have_cost
 from drangue_client.events import Event, Fact
-from drangue_client.messages import Message, conversation, recollection
+from drangue_client.messages import conversation, recollection
+from drangue_client.terms import Terms
 from drangue_worker.engine.decision import decision_payload, refused_calls
 from drangue_worker.engine.runtime import Watcher
-from drangue_worker.engine.step import Attempt, Outcome, Settle, told_to_stop
-from drangue_worker.models.model import OnDelta, name_of, takes_deltas
+from drangue_worker.engine.step import Attempt, Outcome, Settle
+from drangue_worker.models.model import OnDelta, ceiling_of, name_of, overhead_of, takes_deltas
+from drangue_worker.models.routing import models_of
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules import budget as affordable
+from drangue_worker.rules.budget import reserve, stop
 from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S
+from drangue_worker.tools.invoke import CancelledItself, either
 from drangue_worker.tools.tool import Tool
 
 log = get_logger("drangue.model_step")
@@ -26,26 +30,24 @@ log = get_logger("drangue.model_step")
 BYTES_PER_TOKEN = 4  # of English text, as OpenAI's tokenizer guide has it; a hard budget counts every byte
 
 
+class _Unaffordable(Exception):
+    """The call may not be made: the text is the run's output."""
+
+
 async def call_model(attempt: Attempt) -> Outcome:
     """Ask the model once. A failure that may pass is given back to be tried again, any other one ends the run."""
-    lost = attempt.claimed.lost + attempt.claimed.crashes
-    stopped = affordable.stop(attempt.run, lost) if lost else None
-    if stopped:
-        payload = {"output": stopped, "reason": "budget", **_lost(attempt, lost)}
-        return Settle((Fact("run_finished", payload, step=attempt.run.last_step),))
+    lost = attempt.claimed.lost
     try:
         payload = await _answer(attempt)
-    except (TransientError, asyncio.CancelledError) as error:
-        if isinstance(error, asyncio.CancelledError):
-            if told_to_stop():
-                raise
-            error = TransientError("the model call cancelled itself")
+    except _Unaffordable as stopped:
+        finish = {"output": str(stopped), "reason": "budget", **_lost(attempt, lost)}
+        return Settle((Fact("run_finished", finish, step=attempt.run.last_step),))
+    except (TransientError, CancelledItself) as error:  # clients tell of a lost connection by cancelling
         again = attempt.again(error, attempt.blueprint.model_retries, MODEL_BACKOFF_S, MAX_BACKOFF_S)
-        return again or attempt.raised(error)
+        return again or attempt.raised(error, **_lost(attempt, lost + may_have_cost(error)))
     except Exception as error:
-        return attempt.raised(error)
-    payload |= {**attempt.retries(), **(_lost(attempt, lost) if lost else {})}
-    decision = Fact("model_decision", payload, attempt.step, **attempt.timing())
+        return attempt.raised(error, **_lost(attempt, lost + may_have_cost(error)))
+    decision = Fact("model_decision", payload | attempt.retries(), attempt.step, **attempt.timing())
     return Settle((decision, *refused_calls(payload, attempt.step)))
 
 
@@ -55,21 +57,38 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
     tools = [_offered(one) for one in terms.offered()]
     system = _system(terms.instructions, events)
     model = attempt.blueprint.router.choose(messages=messages, step_index=run.model_calls)
+    stopped = stop(run, attempt.claimed.lost) if attempt.claimed.lost else None
+    if stopped or _unforeseen(model, terms):
+        raise _Unaffordable(stopped or _unforeseen(model, terms))
     shown = {"model": name_of(model), "system": system, "messages": messages}
     with attempt.runtime.tracer.span("model", seq=run.seq + 1, **shown) as span:
         async with _watched(attempt, model) as more:
-            response = await model.generate(
-                system=system, messages=messages, tools=tools, idempotency_key=attempt.key, **more
+            call = functools.partial(
+                model.generate, system=system, messages=messages, tools=tools, idempotency_key=attempt.key, **more
             )
+            response = await either(call, attempt.runtime.settings.call_timeout_s)
         payload = decision_payload(response, response.model or name_of(model), attempt.step)
-        if payload["usage"] is None and terms.budget is not None:
-            size = BYTES_PER_TOKEN if not terms.budget.hard else 1
-            payload |= {"usage": _estimate(system, messages, tools, payload, size), "usage_estimated": True}
+        payload |= _lost(attempt, attempt.claimed.lost, response.unanswered)
+        if terms.budget is not None:
+            payload |= _estimated(terms, payload, {"system": system, "messages": messages, "tools": terms.offered()})
         for name in ("text", "tool_calls", "usage", "reasoning", "stop_reason"):
             span.set(name, payload[name])
         span.set("response_model", payload["model"])
         span.set("duration_ms", attempt.duration_ms())
     return payload
+
+
+def _unforeseen(model: Any, terms: Terms) -> str | None:
+    """Why a hard budget cannot hold this model: its worst case was worked out for the models recorded with the run."""
+    if terms.budget is None or not terms.budget.hard:
+        return None
+    asked = models_of(model)
+    for one in asked:
+        ceiling = ceiling_of(one)
+        known = name_of(one) in terms.models and ceiling is not None and ceiling <= (terms.output_ceiling or 0)
+        if not known or overhead_of(one) > terms.prompt_overhead or len(asked) > terms.asked_per_step:
+            return f"(stopped: budget unenforceable: the run was not started with model {name_of(one)!r} as it is now)"
+    return None
 
 
 def _system(instructions: str, events: Sequence[Event]) -> str:
@@ -117,25 +136,33 @@ async def _watched(attempt: Attempt, model: Any) -> AsyncIterator[dict[str, OnDe
         await tell(lambda one: one.done())
 
 
-def _estimate(
-    system: str, messages: list[Message], tools: Sequence[Tool], payload: dict[str, Any], bytes_per_token: int
-) -> dict[str, int]:
-    shown = {"system": system, "messages": messages, "tools": [tool.to_schema() for tool in tools]}
-    said = [payload["text"], payload["tool_calls"], payload["reasoning"]]
-    return {
-        "input_tokens": _tokens(shown, bytes_per_token),
-        "output_tokens": _tokens(said, bytes_per_token),
-    }
+def _estimated(terms: Terms, payload: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the counts that a model did not report, {"usage", "usage_estimated"}; nothing where it did.
+
+    A hard budget takes the worst case: every byte sent as one token, and the whole output ceiling.
+    """
+    usage = payload["usage"] or {}
+    hard = terms.budget is not None and terms.budget.hard
+    size = 1 if hard else BYTES_PER_TOKEN
+    missing = {}
+    if not spent_on(usage, INPUT_COUNTS):
+        missing["input_tokens"] = _tokens(shown, size)
+    if not spent_on(usage, OUTPUT_COUNTS):
+        said = [payload["text"], payload["tool_calls"], payload["reasoning"]]
+        missing["output_tokens"] = (terms.output_ceiling or 0) if hard else _tokens(said, size)
+    return {"usage": usage | missing, "usage_estimated": True} if missing else {}
 
 
 def _tokens(value: object, bytes_per_token: int) -> int:
     return math.ceil(len(json.dumps(value, ensure_ascii=False).encode()) / bytes_per_token)
 
 
-def _lost(attempt: Attempt, lost: int) -> dict[str, Any]:
-    """What a hard budget counts for attempts whose answers never came: {"lost": {"tokens", "usd"}}."""
-    budget = attempt.terms.budget
-    if budget is None or not budget.hard or not lost:
+def _lost(attempt: Attempt, attempts: int, calls: int = 0) -> dict[str, Any]:
+    """What a hard budget counts for attempts at this step, and for single `calls` of this attempt, whose answers never
+    came: {"lost": {"tokens", "usd"}}."""
+    terms = attempt.terms
+    if terms.budget is None or not terms.budget.hard or not attempts + calls:
         return {}
-    most = affordable.reserve(attempt.run, attempt.terms, budget)
-    return {"lost": {"tokens": lost * most.tokens, "usd": lost * most.usd}}
+    most = reserve(attempt.run, terms, terms.budget)
+    times = attempts + calls / terms.asked_per_step
+    return {"lost": {"tokens": math.ceil(times * most.tokens), "usd": times * most.usd}}

@@ -8,13 +8,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from drangue_client.errors import TransientError
 from drangue_client.events import Fact
 from drangue_worker.engine.coordinate import SCREEN
-from drangue_worker.engine.step import GUARD_RETRIES, Attempt, Outcome, Settle
+from drangue_worker.engine.step import Attempt, Outcome, Settle
 from drangue_worker.memory import MemoryItem
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S
 from drangue_worker.tools.guards import refusal
 from drangue_worker.tools.invoke import either, text_of
 
@@ -29,25 +27,29 @@ async def prepare(attempt: Attempt) -> Outcome:
 async def _screen(attempt: Attempt) -> Outcome:
     guards = attempt.blueprint.guardrails
     if guards is None or guards.input_guard is None:
-        return attempt.missing("an input guard")
+        return attempt.guard_missing("an input guard")
+    limit_s = attempt.runtime.settings.call_timeout_s
     try:
-        reason = await refusal(guards.input_guard, _input(attempt), of="the input guard")
+        reason = await refusal(guards.input_guard, _input(attempt), of="the input guard", limit_s=limit_s)
     except Exception as error:
-        again = attempt.again(error, GUARD_RETRIES, MODEL_BACKOFF_S, MAX_BACKOFF_S)
-        return again if again and isinstance(error, TransientError) else attempt.raised(error)
+        return attempt.guard_failed(error)
     payload = {"turn": attempt.run.turn, "blocked": reason is not None, "reason": reason, **attempt.retries()}
     return Settle((Fact("input_screened", payload, attempt.step, **attempt.timing()),))
 
 
 async def _recall(attempt: Attempt) -> Outcome:
     memory = attempt.blueprint.memory
-    if memory is None:
-        return attempt.missing("a memory")
+    elsewhere = attempt.elsewhere("a memory") if memory is None else None
+    if elsewhere:
+        return elsewhere
     now = attempt.claimed.look.now
     payload: dict[str, Any] = {"items": [], "recalled_at": now}
     try:
+        if memory is None:
+            raise LookupError("this run was started with a memory, which the agent no longer has")
         # A memory may be plain functions too; what blocks, blocks a thread.
-        found = await either(functools.partial(memory.recall, _input(attempt)))
+        limit_s = attempt.runtime.settings.call_timeout_s
+        found = await either(functools.partial(memory.recall, _input(attempt)), limit_s)
         payload["items"] = [_recorded(item) for item in found if item.expires_at is None or item.expires_at > now]
     except Exception as error:  # a run goes on without what it cannot remember
         log.warning("recall_failed", kind=type(error).__name__)

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from drangue_client.errors import TransientError, may_have_cost
 from drangue_client.events import Fact
 from drangue_client.run import Run
 from drangue_client.store.port import Claimed
@@ -15,12 +16,13 @@ from drangue_client.terms import Terms
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules.retry import delay_s
+from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S, delay_s
 from drangue_worker.tools.invoke import category_of, text_of
 
 log = get_logger("drangue.step")
 
 MISSING_BACKOFF_S = 5.0
+GRACE_S = 600.0  # how long what a run was started with may be missing from the workers before it goes on without
 GUARD_RETRIES = 2  # extra attempts for a guard that could not be asked
 _SHOWN_CHARS = 500
 
@@ -69,35 +71,59 @@ class Attempt:
         assert self.run.terms is not None
         return self.run.terms
 
-    def again(self, error: BaseException, retries: int, base_s: float, cap_s: float) -> GiveBack | None:
-        """Another attempt after a wait, while `retries` are left; None when they are used up."""
-        failures = self.claimed.failures
+    def again(
+        self, error: BaseException, retries: int, base_s: float, cap_s: float, phase: str = "call"
+    ) -> GiveBack | None:
+        """Another attempt after a wait, while `retries` of this phase of the step are left; None when they are used up.
+
+        The call itself and the guards around it are counted apart: a guard out of reach costs the call no retry.
+        """
+        failures = sum(tried["phase"] == phase for tried in self.claimed.tries)
         if failures >= retries:
             return None
         wait = delay_s(error, failures, base_s, cap_s, random.random())
-        category = category_of(error)
-        tried = {"category": category, "error": text_of(error)[:_SHOWN_CHARS], "delay_s": round(wait, 3)}
-        lost = category != "rate_limit"  # who refuses for being asked too often has done nothing
-        return GiveBack(wait, category, failed=True, lost=lost, tries=(*self.claimed.tries, tried))
+        category, text = category_of(error), text_of(error)[:_SHOWN_CHARS]
+        tried = {"phase": phase, "category": category, "error": text, "delay_s": round(wait, 3)}
+        return GiveBack(
+            wait,
+            category,
+            failed=True,
+            lost=phase == "call" and may_have_cost(error),
+            tries=(*self.claimed.tries, tried),
+        )
 
-    def missing(self, what: str) -> Outcome:
-        """What to do without something the recorded terms ask for: elsewhere in a fleet, a worker may have it."""
-        log.warning("guard_missing", guard=what, agent=self.claimed.look.row.agent)
-        if self.runtime.executor == "celery":
-            return GiveBack(MISSING_BACKOFF_S, "guard_missing")
-        return self.failed(f"this run was started with {what}, which the agent no longer has", "guard_missing", None)
+    def guard_failed(self, error: Exception) -> Outcome:
+        """What to do about a guard that could not be asked: ask again, soon; it never lets anything pass."""
+        again = self.again(error, GUARD_RETRIES, MODEL_BACKOFF_S, MAX_BACKOFF_S, phase="guard")
+        return again if again and isinstance(error, TransientError) else self.raised(error)
 
-    def failed(self, error: str, category: str, cause: BaseException | None) -> Settle:
+    def elsewhere(self, what: str) -> GiveBack | None:
+        """Leave the step to a worker that has what the recorded terms ask for; None where no other can have it."""
+        log.warning("part_missing", part=what, agent=self.claimed.look.row.agent)
+        waiting_s = self.claimed.look.now - self.claimed.look.row.updated_at
+        alone = self.runtime.executor != "celery" or waiting_s >= GRACE_S
+        return None if alone else GiveBack(MISSING_BACKOFF_S, "part_missing")
+
+    def guard_missing(self, what: str) -> Outcome:
+        """What to do without a guard the run was started with: nothing passes."""
+        told = f"this run was started with {what}, which the agent no longer has"
+        return self.elsewhere(what) or self.failed(told, "guard_missing", None)
+
+    def failed(self, error: str, category: str, cause: BaseException | None, **more: Any) -> Settle:
         """The end of the run, by failure."""
-        return Settle((Fact("run_failed", {"error": error, "category": category}, step=self.run.last_step),), cause)
+        payload = {"error": error, "category": category, **self.retries(), **more}
+        return Settle((Fact("run_failed", payload, step=self.run.last_step),), cause)
 
-    def raised(self, error: Exception) -> Settle:
+    def raised(self, error: Exception, **more: Any) -> Settle:
         """The end of the run, by an exception."""
         log.warning("step_failed", category=category_of(error), kind=type(error).__name__)
-        return self.failed(text_of(error), category_of(error), error)
+        return self.failed(text_of(error), category_of(error), error, **more)
 
     def retries(self) -> dict[str, Any]:
-        """What a step's record shows of its failed attempts: {"retries": [{"category", "error", "delay_s"}]}."""
+        """What a step's record shows of its failed attempts: {"retries": [{"phase", "category", "error", "delay_s"}]}.
+
+        `phase` is `call`, or `guard` where a guard around the call could not be asked.
+        """
         return {"retries": list(self.claimed.tries)} if self.claimed.tries else {}
 
     def timing(self) -> dict[str, float]:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from drangue_client.errors import TransientError, ValidationError
+from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.run import fold
 from drangue_client.terms import MODES, Mode, arguments_hash
 from drangue_worker.engine.coordinate import approval_request, tool_result
 from drangue_worker.engine.step import (
-    GUARD_RETRIES,
+    GRACE_S,
     MISSING_BACKOFF_S,
     Attempt,
     GiveBack,
@@ -25,7 +25,6 @@ from drangue_worker.engine.step import (
     told_to_stop,
 )
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S
 from drangue_worker.tools.guards import approved, refusal
 from drangue_worker.tools.invoke import (
     category_of,
@@ -42,8 +41,6 @@ from drangue_worker.tools.tool import Tool
 
 log = get_logger("drangue.tool_step")
 
-TOOL_GRACE_S = 600.0  # how long a recorded tool may be missing from the workers before its call is answered without it
-
 
 async def call_tool(attempt: Attempt) -> Outcome:
     """Perform one call, or answer it without."""
@@ -56,16 +53,22 @@ async def call_tool(attempt: Attempt) -> Outcome:
         return await _screened(attempt, name, call["id"], claimed.outcome)
     tool = attempt.blueprint.tools.get(name)
     if any(event.type == "step_started" for event in claimed.facts):
-        content = await reconciled(tool, attempt.key) if tool else unknown_outcome(name)
-        return _result(attempt, name, call["id"], content)
+        return await _begun_before(attempt, name, call["id"], tool)
     if tool is None:
         return _tool_missing(attempt, name, call["id"])
     try:
         answered = await _answered_without_running(attempt, tool, call)
-    except Exception as error:  # a guard that cannot be asked is no leave
-        again = attempt.again(error, GUARD_RETRIES, MODEL_BACKOFF_S, MAX_BACKOFF_S)
-        return again if again and isinstance(error, TransientError) else attempt.raised(error)
+    except Exception as error:
+        return attempt.guard_failed(error)
     return answered or await _run(attempt, tool, call)
+
+
+async def _begun_before(attempt: Attempt, name: str, call_id: str, tool: Tool | None) -> Outcome:
+    """An irreversible call that was interrupted: its tool may know what became of it; it is not made again."""
+    content, known = unknown_outcome(name), False
+    if tool is not None:
+        content, known = await reconciled(tool, attempt.key, attempt.runtime.settings.call_timeout_s)
+    return await _conclude(attempt, name, call_id, content) if known else _result(attempt, name, call_id, content)
 
 
 async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome | None:
@@ -73,78 +76,98 @@ async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str
 
     The stricter of what was recorded and what the agent says today holds. Raises what a guard raises.
     """
+    name, call_id, arguments = tool.name, call["id"], call["arguments"]
     terms, today, guards = attempt.terms, attempt.blueprint.terms, attempt.blueprint.guardrails
-    forbidden = terms.refusal(tool.name) or today.refusal(tool.name)
+    limit_s = attempt.runtime.settings.call_timeout_s
+    forbidden = terms.refusal(name) or today.refusal(name)
     if forbidden:
-        return _result(attempt, tool.name, call["id"], failure(tool.name, "blocked", forbidden))
-    mode = _stricter(terms.mode_for(tool.name), today.mode_for(tool.name))
+        return _dispatched(attempt, name, call_id, failure(name, "blocked", forbidden))
+    mode = _stricter(terms.mode_for(name), today.mode_for(name))
     if mode == "shadow":
-        return _result(attempt, tool.name, call["id"], shadow(tool.name, call["arguments"]))
+        return _result(attempt, name, call_id, shadow(name, arguments))
     granted = next((event for event in attempt.claimed.facts if event.type == "approval_granted"), None)
-    if granted and granted.payload.get("arguments_hash") != arguments_hash(call["arguments"]):
-        return _result(
-            attempt, tool.name, call["id"], failure(tool.name, "denied", "the approval is for other arguments")
-        )
+    if granted and granted.payload.get("arguments_hash") != arguments_hash(arguments):
+        return _result(attempt, name, call_id, failure(name, "denied", "the approval is for other arguments"))
     try:
-        check_arguments(tool, call["arguments"])
+        check_arguments(tool, arguments)
     except ValidationError as error:
-        return _result(attempt, tool.name, call["id"], failure(tool.name, "invalid_arguments", str(error)))
+        return _dispatched(attempt, name, call_id, failure(name, "invalid_arguments", str(error)))
     if terms.guards and terms.guards.output and not (guards and guards.output_guard):
-        return attempt.missing("an output guard")
+        return attempt.guard_missing("an output guard")
     if guards and guards.output_guard:
-        blocked = await refusal(guards.output_guard, tool.name, call["arguments"], of="the output guard")
+        blocked = await refusal(guards.output_guard, name, arguments, of="the output guard", limit_s=limit_s)
         if blocked:
-            return _result(attempt, tool.name, call["id"], failure(tool.name, "blocked", blocked))
+            return _dispatched(attempt, name, call_id, failure(name, "blocked", blocked))
     if granted:
         return None
-    approver = guards.approver if guards else None
-    gated = terms.gated(tool.name) or today.gated(tool.name)
+    approver, gated = guards.approver if guards else None, _gated(attempt, tool)
     if mode == "assisted" or (gated and approver is None):
         # Stricter today than when the run began, or a guard came first: the question becomes a fact, the rules go on.
         assert attempt.claimed.decision is not None
-        return Settle((approval_request(attempt.step, tool.name, [attempt.claimed.decision]),))
-    if gated and approver and not await approved(approver, tool.name, call["arguments"]):
-        message = f"{tool.name} needs an approval, and the approver refused this call"
-        return _result(attempt, tool.name, call["id"], failure(tool.name, "blocked", message))
+        return Settle((approval_request(attempt.step, name, [attempt.claimed.decision]),))
+    if gated and approver and not await approved(approver, name, arguments, limit_s):
+        message = f"{name} needs an approval, and the approver refused this call"
+        return _dispatched(attempt, name, call_id, failure(name, "blocked", message))
     return None
 
 
-async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
+def _reversible(attempt: Attempt, tool: Tool) -> bool:
     recorded = attempt.terms.tools.get(tool.name)
-    reversible = tool.reversible and (recorded is None or recorded.reversible)
-    run = attempt.run
+    return tool.reversible and (recorded is None or recorded.reversible)
+
+
+def _gated(attempt: Attempt, tool: Tool) -> bool:
+    """Whether the call needs an approval, by what was recorded and by what the agent says today, taken together."""
+    recorded = attempt.terms.tools.get(tool.name)
+    if tool.requires_approval or (recorded is not None and recorded.requires_approval):
+        return True
+    both = (attempt.terms.guards, attempt.blueprint.terms.guards)
+    return not _reversible(attempt, tool) and any(guards.gate_irreversible for guards in both if guards)
+
+
+async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
     told = {"name": tool.name, "arguments": call["arguments"], "call_id": call["id"]}
-    with attempt.runtime.tracer.span("tool", seq=run.seq + 1, **told) as span:
-        refused = None if reversible else await _begin(attempt, tool, call["id"])
+    with attempt.runtime.tracer.span("tool", seq=attempt.run.seq + 1, **told) as span:
+        refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call["id"])
         if refused:
             return _result(attempt, tool.name, call["id"], refused)
-        try:
-            content = await invoke(tool, check_arguments(tool, call["arguments"]), attempt.key)
-        except Exception as error:
-            policy = tool.policy
-            if reversible and isinstance(error, policy.retry_on):
-                again = attempt.again(error, policy.retries, policy.backoff, policy.max_backoff)
-                if again:
-                    return again
-            log.info("tool_failed", tool=tool.name, category=category_of(error))
-            if isinstance(error, TimeoutError) and not reversible:
-                content = unknown_outcome(tool.name)  # its time is over, its effect may still come
-            else:
-                content = await give_up(tool, category_of(error), text_of(error))
-        span.set("content", content)
+        content = await _content(attempt, tool, call["arguments"])
+        if isinstance(content, GiveBack):
+            return content
+        outcome = await _conclude(attempt, tool.name, call["id"], content)
+        for fact in outcome.facts if isinstance(outcome, Settle) else ():
+            span.set("content", fact.payload.get("content"))  # as the guard let it pass
         span.set("duration_ms", attempt.duration_ms())
+    return outcome
+
+
+async def _content(attempt: Attempt, tool: Tool, arguments: dict[str, Any]) -> str | GiveBack:
+    """What the call comes to, or another attempt."""
+    limit_s, policy = attempt.runtime.settings.call_timeout_s, tool.policy
+    try:
+        return await invoke(tool, check_arguments(tool, arguments), attempt.key, limit_s)
+    except Exception as error:
+        if _reversible(attempt, tool) and isinstance(error, policy.retry_on):
+            again = attempt.again(error, policy.retries, policy.backoff, policy.max_backoff)
+            if again:
+                return again
+        log.info("tool_failed", tool=tool.name, category=category_of(error))
+        if isinstance(error, TimeoutError) and not _reversible(attempt, tool):
+            return unknown_outcome(tool.name)  # its time is over, its effect may still come
+        return await give_up(tool, category_of(error), text_of(error), limit_s)
+
+
+async def _conclude(attempt: Attempt, name: str, call_id: str, content: str) -> Outcome:
+    """Record what a call came to; where a guard looks at results, keep it first, so that only judging is repeated."""
+    guards, recorded = attempt.blueprint.guardrails, attempt.terms.guards
+    if not ((guards and guards.result_guard) or (recorded and recorded.result)):
+        return _dispatched(attempt, name, call_id, content)
     outcome = {"content": content, **attempt.timing()}
-    if not _judged(attempt):
-        return _result(attempt, tool.name, call["id"], content, **attempt.timing())
     if not await attempt.runtime.uninterrupted(attempt.runtime.log.keep, attempt.claimed.ask, outcome):
         return GiveBack(0.0, "claim_lost")  # to nobody: the claim is somebody else's by now
-    return await _screened(attempt, tool.name, call["id"], outcome)
-
-
-def _judged(attempt: Attempt) -> bool:
-    """Whether a guard looks at results: today's, or the one the run was started with."""
-    guards, recorded = attempt.blueprint.guardrails, attempt.terms.guards
-    return bool((guards and guards.result_guard) or (recorded and recorded.result))
+    if told_to_stop():
+        return GiveBack(0.0, "drained")
+    return await _screened(attempt, name, call_id, outcome)
 
 
 async def _screened(attempt: Attempt, name: str, call_id: str, outcome: dict[str, Any]) -> Outcome:
@@ -153,13 +176,13 @@ async def _screened(attempt: Attempt, name: str, call_id: str, outcome: dict[str
     content, timing = outcome["content"], {key: outcome[key] for key in ("ts", "duration_ms")}
     if guards is None or guards.result_guard is None:
         if attempt.terms.guards and attempt.terms.guards.result:
-            return attempt.missing("a result guard")
+            return attempt.guard_missing("a result guard")
         return _result(attempt, name, call_id, content, **timing)
+    limit_s = attempt.runtime.settings.call_timeout_s
     try:
-        withheld = await refusal(guards.result_guard, name, content, of="the result guard")
+        withheld = await refusal(guards.result_guard, name, content, of="the result guard", limit_s=limit_s)
     except Exception as error:
-        again = attempt.again(error, GUARD_RETRIES, MODEL_BACKOFF_S, MAX_BACKOFF_S)
-        return again if again and isinstance(error, TransientError) else attempt.raised(error)
+        return attempt.guard_failed(error)
     if withheld:
         content = failure(name, "result_blocked", withheld)
     return _result(attempt, name, call_id, content, **timing)
@@ -185,11 +208,16 @@ def _tool_missing(attempt: Attempt, name: str, call_id: str) -> Outcome:
     known: Sequence[Event | None] = (attempt.claimed.decision, *attempt.claimed.facts)
     asked_at = max(event.ts or 0.0 for event in known if event)
     others = attempt.runtime.executor == "celery"  # a worker of a newer deploy may have it
-    if others and attempt.claimed.look.now - asked_at < TOOL_GRACE_S:
+    if others and attempt.claimed.look.now - asked_at < GRACE_S:
         log.warning("tool_missing", tool=name)
         return GiveBack(MISSING_BACKOFF_S, "tool_missing")
     message = f"no worker has the tool {name!r} any more"
     return _result(attempt, name, call_id, failure(name, "unknown_tool", message))
+
+
+def _dispatched(attempt: Attempt, name: str, call_id: str, content: str) -> Settle:
+    """The result of a call that a worker took up, with the time it took."""
+    return _result(attempt, name, call_id, content, **attempt.timing())
 
 
 def _result(attempt: Attempt, name: str, call_id: str, content: str, **timing: Any) -> Settle:

@@ -7,10 +7,11 @@ token. A Redis that is away costs the watchers the view, and the call nothing.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from redis.exceptions import RedisError
 
-from drangue_client.events import delta
+from drangue_client.events import Event, delta
 from drangue_client.store.port import RunRow
 from drangue_client.wire.tokens import TokenStream
 from drangue_worker.observability.logs import get_logger
@@ -18,6 +19,8 @@ from drangue_worker.observability.logs import get_logger
 log = get_logger("drangue.telling")
 
 TOGETHER_S = 0.05  # shorter than anyone who reads along notices
+LAST_S = 0.5  # how long the end of a call waits for its last piece to be shown
+AWAY_S = 5.0  # how long a Redis that did not answer is left alone
 
 
 class Telling:
@@ -25,22 +28,34 @@ class Telling:
 
     def __init__(self, stream: TokenStream) -> None:
         self._stream = stream
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="drangue-tokens")  # that a hanging Redis may fill
+        self._away_until = 0.0
 
     def watch(self, row: RunRow, step: int, attempt: int) -> _Call | None:
         """The watcher of one model call, if its run is to be watched."""
-        return _Call(self._stream, row.run_id, step, attempt) if row.overrides.get("tokens") else None
+        return _Call(self, row.run_id, step, attempt) if row.overrides.get("tokens") else None
+
+    async def publish(self, run_id: str, piece: Event) -> None:
+        """Show one piece, unless Redis did not answer just now."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._away_until:
+            return
+        try:
+            await loop.run_in_executor(self._threads, self._stream.publish, run_id, [piece])
+        except (RedisError, OSError) as error:
+            self._away_until = loop.time() + AWAY_S
+            log.warning("tokens_not_shown", error=str(error))
 
 
 class _Call:
-    def __init__(self, stream: TokenStream, run_id: str, step: int, attempt: int) -> None:
-        self._stream = stream
+    def __init__(self, telling: Telling, run_id: str, step: int, attempt: int) -> None:
+        self._telling = telling
         self._run_id = run_id
         self._step = step
         self._attempt = attempt
         self._index = 0
         self._texts: list[str] = []
         self._sending: asyncio.Task[None] | None = None
-        self._away = False
         self._in_order = asyncio.Lock()
 
     async def say(self, text: str) -> None:
@@ -51,22 +66,20 @@ class _Call:
     async def done(self) -> None:
         if self._sending is not None:
             self._sending.cancel()
-            await asyncio.gather(self._sending, return_exceptions=True)
-        await self._send()
+        self._sending = asyncio.create_task(self._send())
+        # The result does not wait for a Redis that hangs: what is shown late is dropped by who reads.
+        await asyncio.wait({self._sending}, timeout=LAST_S)
 
     async def _soon(self) -> None:
-        await asyncio.sleep(TOGETHER_S)
-        await asyncio.shield(self._send())
+        while self._texts:
+            await asyncio.sleep(TOGETHER_S)
+            await asyncio.shield(self._send())
 
     async def _send(self) -> None:
         async with self._in_order:
             text, self._texts = "".join(self._texts), []
-            if not text or self._away:
+            if not text:
                 return
             piece = delta(text, self._step, self._attempt, self._index)
             self._index += 1
-            try:
-                await asyncio.to_thread(self._stream.publish, self._run_id, [piece])
-            except (RedisError, OSError) as error:
-                self._away = True
-                log.warning("tokens_not_shown", error=str(error))
+            await self._telling.publish(self._run_id, piece)

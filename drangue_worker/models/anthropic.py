@@ -16,13 +16,22 @@ from typing import TYPE_CHECKING, Any
 from drangue_client.errors import NoCredentials, TransientError
 from drangue_client.messages import Message, ModelResponse, ToolCall
 from drangue_worker.models.model import OnDelta
-from drangue_worker.models.sdk import MAX_TOKENS, TIMEOUT_S, Sdk, arguments_of, check_options, no_answer
+from drangue_worker.models.sdk import (
+    MAX_TOKENS,
+    TIMEOUT_S,
+    Sdk,
+    arguments_of,
+    check_options,
+    no_answer,
+    size_of_options,
+)
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 from drangue_worker.tools.tool import Tool
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
+_BOUNDLESS = {"extra_body", "container", "mcp_servers", "tools"}  # what a call costs is open then
 _EPHEMERAL = {"cache_control": {"type": "ephemeral"}}
 _COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 # Where the SDK finds who is calling, beside a key given here; the last three lead to a profile or a federated identity.
@@ -98,9 +107,14 @@ class AnthropicModel:
         return growing.response()
 
     @property
-    def output_ceiling(self) -> int:
-        """The most tokens one call can be billed for as output: further keywords may have changed it."""
-        return int(self._kwargs.get("max_tokens", self.max_tokens))
+    def output_ceiling(self) -> int | None:
+        """The most tokens one call can be billed for as output; None where further keywords leave that open."""
+        return None if not _BOUNDLESS.isdisjoint(self._kwargs) else int(self._kwargs.get("max_tokens", self.max_tokens))
+
+    @property
+    def prompt_overhead(self) -> int:
+        """How many bytes the further keywords can add to every prompt."""
+        return size_of_options(self._kwargs)
 
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop."""

@@ -42,8 +42,17 @@ def takes_deltas(model: Any) -> bool:
 
 def ceiling_of(model: Any) -> int | None:
     """The most tokens one answer of a model can have, if it says so: its `output_ceiling`, else its `max_tokens`."""
-    for name in ("output_ceiling", "max_tokens"):
-        value = getattr(model, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
+    value = model.output_ceiling if hasattr(model, "output_ceiling") else getattr(model, "max_tokens", None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def overhead_of(model: Any) -> int:
+    """How many bytes a model's own settings add to every prompt, as far as it says so: its `prompt_overhead`."""
+    value = getattr(model, "prompt_overhead", 0)
+    return value if isinstance(value, int) else 0
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raise TypeError, naming the argument, for what is no model."""
+    if not callable(getattr(model, "generate", None)):
+        raise TypeError(f"{name} is {model!r}; it must have an async method `generate`.")

@@ -16,13 +16,22 @@ from urllib.parse import quote
 from drangue_client.errors import NoCredentials, TransientError
 from drangue_client.messages import Message, ModelResponse, ToolCall
 from drangue_worker.models.model import OnDelta
-from drangue_worker.models.sdk import MAX_TOKENS, TIMEOUT_S, Sdk, arguments_of, check_options, no_answer
+from drangue_worker.models.sdk import (
+    MAX_TOKENS,
+    TIMEOUT_S,
+    Sdk,
+    arguments_of,
+    check_options,
+    no_answer,
+    size_of_options,
+)
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 from drangue_worker.tools.tool import Tool
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+_BOUNDLESS = {"extra_body", "functions", "prediction", "tools", "web_search_options"}  # what a call costs is open then
 _REASONING_FAMILIES = ("o1", "o3", "o4", "gpt-5")
 
 
@@ -84,11 +93,18 @@ class OpenAIModel:
         return growing.response()
 
     @property
-    def output_ceiling(self) -> int:
-        """The most tokens one call can be billed for as output: further keywords may have changed it."""
+    def output_ceiling(self) -> int | None:
+        """The most tokens one call can be billed for as output; None where further keywords leave that open."""
         request = self._request("", [], (), None)
+        if not _BOUNDLESS.isdisjoint(request):
+            return None
         ceiling = request.get("max_completion_tokens") or request.get("max_tokens") or self.max_tokens
         return int(ceiling) * int(request.get("n") or 1)
+
+    @property
+    def prompt_overhead(self) -> int:
+        """How many bytes the further keywords can add to every prompt."""
+        return size_of_options(self._kwargs)
 
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop."""
@@ -158,7 +174,11 @@ def _render(system: str, messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def _arguments_text(arguments: Mapping[str, Any]) -> str:
-    return str(arguments[RAW_ARGUMENTS]) if set(arguments) == {RAW_ARGUMENTS} else json.dumps(arguments)
+    return (
+        str(arguments[RAW_ARGUMENTS])
+        if set(arguments) == {RAW_ARGUMENTS}
+        else json.dumps(arguments, ensure_ascii=False)
+    )
 
 
 def _render_tool(tool: Tool) -> dict[str, Any]:

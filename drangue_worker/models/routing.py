@@ -6,13 +6,13 @@ the fallback is a model: it asks the next one within the same call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from drangue_client.errors import PermanentError, TransientError
+from drangue_client.errors import PermanentError, TransientError, may_have_cost
 from drangue_client.messages import Message, ModelResponse
-from drangue_worker.models.model import OnDelta, name_of, takes_deltas
+from drangue_worker.models.model import OnDelta, check_model, name_of, takes_deltas
 from drangue_worker.tools.tool import Tool
 
 
@@ -28,6 +28,7 @@ class SingleModel:
     """Always the same model."""
 
     def __init__(self, model: Any) -> None:
+        check_model("model", model)
         self.model = model
 
     def choose(self, *, messages: list[Message], step_index: int) -> Any:
@@ -36,7 +37,7 @@ class SingleModel:
     @property
     def models(self) -> tuple[Any, ...]:
         """Every model this router can choose; of a fallback, those it is made of."""
-        return _all_of(self.model)
+        return models_of(self.model)
 
     @property
     def asked_per_step(self) -> int:
@@ -48,12 +49,16 @@ class RuleRouter:
     """The model of the first rule `(predicate, model)` whose `predicate(messages, step_index)` is true, else
     `default`."""
 
-    def __init__(self, default: Any, rules: Sequence[tuple[Callable[[list[Message], int], object], Any]] = ()) -> None:
+    def __init__(self, default: Any, rules: Iterable[tuple[Callable[[list[Message], int], object], Any]] = ()) -> None:
+        check_model("default", default)
+        if isinstance(rules, str) or not isinstance(rules, Iterable):
+            raise TypeError(f"rules is {rules!r}; it must be a list of pairs (predicate, model).")
         self.default = default
         self.rules = tuple(rules)
         for number, rule in enumerate(self.rules):
             if not isinstance(rule, tuple) or len(rule) != 2 or not callable(rule[0]):
                 raise TypeError(f"rules[{number}] is {rule!r}; it must be a pair (predicate, model).")
+            check_model(f"rules[{number}][1]", rule[1])
 
     def choose(self, *, messages: list[Message], step_index: int) -> Any:
         for predicate, model in self.rules:
@@ -64,12 +69,12 @@ class RuleRouter:
     @property
     def models(self) -> tuple[Any, ...]:
         """Every model this router can choose; of a fallback, those it is made of."""
-        return tuple(one for model in self._choices for one in _all_of(model))
+        return tuple(one for model in self._choices for one in models_of(model))
 
     @property
     def asked_per_step(self) -> int:
         """How many models one step may ask, at most."""
-        return max(len(_all_of(model)) for model in self._choices)
+        return max(len(models_of(model)) for model in self._choices)
 
     @property
     def _choices(self) -> tuple[Any, ...]:
@@ -90,16 +95,15 @@ class FallbackModel:
     def __init__(self, *models: Any, on_transient: bool = False) -> None:
         if not models:
             raise ValueError("models is empty. Name at least one: FallbackModel(first, second).")
-        for one in models:
-            if not callable(getattr(one, "generate", None)):
-                raise TypeError(f"models holds {one!r}; each must have an async method `generate`.")
+        for number, one in enumerate(models):
+            check_model(f"models[{number}]", one)
         self._asked = models
         self.on_transient = on_transient
 
     @property
     def models(self) -> tuple[Any, ...]:
         """Every model that may be asked, in their order; of a fallback among them, those it is made of."""
-        return tuple(one for model in self._asked for one in _all_of(model))
+        return tuple(one for model in self._asked for one in models_of(model))
 
     @property
     def asked_per_step(self) -> int:
@@ -131,12 +135,13 @@ class FallbackModel:
                     system=system, messages=messages, tools=tools, idempotency_key=key, **more
                 )
             except Exception as error:
-                if isinstance(error, TransientError) and not self.on_transient:
-                    raise
                 failures.append(error)
+                if isinstance(error, TransientError) and not self.on_transient:
+                    raise _with_cost(error, failures) from error.__cause__
             else:
-                return response if response.model else replace(response, model=name_of(model))
-        raise self._verdict(failures)
+                unanswered = response.unanswered + _billed(failures)
+                return replace(response, model=response.model or name_of(model), unanswered=unanswered)
+        raise _with_cost(self._verdict(failures), failures)
 
     def _verdict(self, failures: list[Exception]) -> Exception:
         transient = [error for error in failures if isinstance(error, TransientError)]
@@ -159,5 +164,16 @@ class FallbackRouter(SingleModel):
         super().__init__(FallbackModel(*models, on_transient=on_transient))
 
 
-def _all_of(model: Any) -> tuple[Any, ...]:
+def _billed(failures: Sequence[Exception]) -> int:
+    return sum(may_have_cost(error) for error in failures)
+
+
+def _with_cost(error: Exception, failures: Sequence[Exception]) -> Exception:
+    """The error, knowing of a call before it that may have been billed although this one was not."""
+    error.may_have_cost = bool(_billed(failures))  # type: ignore[attr-defined]  # an exception of anybody's
+    return error
+
+
+def models_of(model: Any) -> tuple[Any, ...]:
+    """The models that one model may ask: a fallback asks several, in their order."""
     return model.models if isinstance(model, FallbackModel) else (model,)

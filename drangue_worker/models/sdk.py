@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError
+from drangue_client.errors import AuthError, NotSentError, PermanentError, RateLimitError, ToolError, TransientError
+from drangue_client.events import normalise
 from drangue_worker.models.model import OnDelta
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 
@@ -57,7 +58,8 @@ class Sdk:
     def client(self) -> Any:
         """The client for the running event loop. ImportError, with what to install, where the SDK is missing."""
         if self.given is not None:
-            return self.given
+            # Its settings are its owner's; but a retry belongs to the step, where it is counted and seen.
+            return self.given.with_options(max_retries=0) if hasattr(self.given, "with_options") else self.given
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._clients[loop] = self._make(self._load())
@@ -106,6 +108,10 @@ def failure_of(error: Exception, sdk: Any, timeout_s: float) -> ToolError | None
     about = f"{type(error).__name__}: {error}"
     if isinstance(error, TimeoutError):
         return TransientError(f"the provider was silent for {timeout_s:g} s")
+    if isinstance(error, httpx2.ConnectError) or isinstance(
+        error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout
+    ):
+        return NotSentError(about)
     if isinstance(error, sdk.APIConnectionError | httpx2.HTTPError | json.JSONDecodeError):
         return TransientError(about)
     if isinstance(error, sdk.APIError):
@@ -156,6 +162,11 @@ def arguments_of(written: object) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {RAW_ARGUMENTS: written}
     return arguments if isinstance(arguments, dict) else {RAW_ARGUMENTS: written}
+
+
+def size_of_options(options: Mapping[str, Any]) -> int:
+    """How many bytes the options of a request have as JSON, at most."""
+    return len(json.dumps(normalise(dict(options)), ensure_ascii=False).encode()) if options else 0
 
 
 def check_options(model: object, example: str, max_tokens: object, timeout: object) -> None:

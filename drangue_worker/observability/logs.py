@@ -16,7 +16,17 @@ import structlog
 from drangue_client.settings import Settings
 
 # Two lines for every task say less than the event log does.
-CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "alembic", "celery.worker.strategy", "celery.app.trace")
+CHATTY = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "openai",
+    "alembic",
+    "celery.worker.strategy",
+    "celery.app.trace",
+    "mcp",
+)
 
 
 def get_logger(name: str) -> Any:

@@ -33,8 +33,6 @@ def stop(run: Run, lost: int = 0) -> str | None:
     budget = terms.budget if terms else None
     if terms is None or budget is None:
         return None
-    if budget.max_usd is not None and run.spent.unpriced is not None:
-        return f"(stopped: budget unenforceable: {no_price(run.spent.unpriced)})"
     tokens, usd = run.spent.tokens, run.spent.usd
     if budget.hard:
         most = reserve(run, terms, budget)
@@ -43,6 +41,9 @@ def stop(run: Run, lost: int = 0) -> str | None:
     else:
         over_tokens = budget.max_tokens is not None and tokens >= budget.max_tokens
         over_usd = budget.max_usd is not None and usd >= budget.max_usd
+    unpriced = run.spent.unpriced if budget.max_usd is not None else None
+    if unpriced is not None and not over_tokens:
+        return f"(stopped: budget unenforceable: {no_price(unpriced)})"
     return EXHAUSTED if over_tokens or over_usd else None
 
 
@@ -52,7 +53,7 @@ def reserve(run: Run, terms: Terms, budget: Budget) -> Reserve:
     No tokenizer in use makes more tokens than there are bytes: byte-pair encodings start from single bytes and only
     ever merge (Sennrich et al. 2016; Radford et al. 2019 for bytes).
     """
-    prompt = len(terms.instructions.encode()) + PROMPT_FRAME_TOKENS + run.context
+    prompt = len(terms.instructions.encode()) + PROMPT_FRAME_TOKENS + terms.prompt_overhead + run.context
     for one in terms.offered():
         prompt += len(json.dumps(one, ensure_ascii=False).encode()) + TOOL_FRAME_TOKENS
     ceiling = terms.output_ceiling or 0

@@ -16,6 +16,7 @@ from typing import Any
 from drangue_client import terms
 from drangue_worker.tools.invoke import either
 
+REASON_CHARS = 2000  # of a refusal's reason: it stands in the run's control state while the turn ends
 _FUNCTIONS = ("approver", "input_guard", "output_guard", "result_guard")
 
 
@@ -62,24 +63,26 @@ class Guardrails:
         )
 
 
-async def refusal(guard: Callable[..., Any], *about: Any, of: str) -> str | None:
-    """Why a guard refuses, or None. Raises what the guard raises."""
-    verdict = await either(functools.partial(guard, *copy.deepcopy(about)))  # it judges, and changes nothing
+async def refusal(guard: Callable[..., Any], *about: Any, of: str, limit_s: float | None = None) -> str | None:
+    """Why a guard refuses, or None. Raises what the guard raises, TransientError when `limit_s` seconds are over."""
+    verdict = await either(functools.partial(guard, *copy.deepcopy(about)), limit_s)  # it judges, and changes nothing
     if not verdict:
         return None
-    return f"refused by {of}" if verdict is True else str(verdict)
+    return f"refused by {of}" if verdict is True else str(verdict)[:REASON_CHARS]
 
 
-async def approved(approver: Callable[..., Any], name: str, arguments: dict[str, Any]) -> bool:
-    """Whether the author's approver grants a call. Raises what it raises."""
-    return bool(await either(functools.partial(approver, name, copy.deepcopy(arguments))))
+async def approved(
+    approver: Callable[..., Any], name: str, arguments: dict[str, Any], limit_s: float | None = None
+) -> bool:
+    """Whether the author's approver grants a call. Raises what it raises, TransientError when `limit_s` are over."""
+    return bool(await either(functools.partial(approver, name, copy.deepcopy(arguments)), limit_s))
 
 
 def _names(argument: str, names: Any) -> frozenset[str]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"{argument} is {names!r}; it must be a set of tool names.")
-    found = frozenset(names)
+    found = list(names)
     for name in found:
         if not isinstance(name, str):
             raise TypeError(f"{argument} holds {name!r}; it must hold names of tools.")
-    return found
+    return frozenset(found)

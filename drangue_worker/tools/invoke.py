@@ -22,6 +22,11 @@ from drangue_worker.tools.tool import UNSET, Done, Tool
 
 RAW_ARGUMENTS = "__raw_arguments__"  # stands alone in the arguments of a call whose JSON could not be read
 
+
+class CancelledItself(ToolError):
+    """A function of the author's raised CancelledError although nobody had cancelled it."""
+
+
 _CATEGORIES: tuple[tuple[type[BaseException], str], ...] = (
     (RateLimitError, "rate_limit"),
     (AuthError, "auth"),
@@ -83,8 +88,9 @@ def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arguments) if tool.signature is None else tool.signature.check(arguments)
 
 
-async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str) -> str:
-    """Call the tool once with checked arguments, within its timeout; returns the content of its result.
+async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str, limit_s: float | None = None) -> str:
+    """Call the tool once with checked arguments, within its timeout; returns the content of its result, once its
+    `validate` has let it pass within `limit_s`.
 
     Raises what the tool raises, TimeoutError when its time is over, ToolError in place of a SystemExit and its like: a
     tool must not end the process it runs in. A synchronous tool runs in a thread: when its time is over it is no longer
@@ -93,55 +99,66 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str)
     keywords = dict(arguments)
     if tool.wants_idempotency_key:
         keywords["idempotency_key"] = idempotency_key
-    work = asyncio.ensure_future(either(functools.partial(tool.func, **keywords)))
-    work.add_done_callback(_seen)
-    try:
-        # Not `asyncio.timeout`, which would wait for a tool that ignores its cancellation.
-        finished, _ = await asyncio.wait({work}, timeout=tool.policy.timeout)
-    except asyncio.CancelledError:
-        work.cancel()
-        raise
-    if not finished:
-        work.cancel()
-        raise TimeoutError(f"no answer within {tool.policy.timeout:g} s")
-    result = work.result()
+    call = functools.partial(tool.func, **keywords)
+    result = await either(call, tool.policy.timeout, TimeoutError)
     if tool.policy.validate is not None:
-        checked = await either(functools.partial(tool.policy.validate, result))
+        checked = await either(functools.partial(tool.policy.validate, result), limit_s)
         result = result if checked is None else checked
     return serialise(result)
 
 
-async def give_up(tool: Tool, category: str, message: str) -> str:
-    """The content of a call that failed for good, with the tool's fallback where it has one."""
+async def give_up(tool: Tool, category: str, message: str, limit_s: float | None = None) -> str:
+    """The content of a call that failed for good, with the tool's fallback where it has one and that answers within
+    `limit_s`."""
     if tool.policy.fallback is UNSET:
         return failure(tool.name, category, message)
     try:
         value = tool.policy.fallback
-        value = await either(value) if callable(value) else value
+        value = await either(value, limit_s) if callable(value) else value
     except Exception as error:
         return failure(tool.name, category, message, fallback_error=text_of(error))
     content = {**json.loads(failure(tool.name, category, message)), "degraded": True, "fallback": value}
     return json.dumps(normalise(content))
 
 
-async def reconciled(tool: Tool, idempotency_key: str) -> str:
-    """The content of an irreversible call that was interrupted: what the tool's own `reconcile` knows of it, if it has
-    one and that says Done; else that nobody knows. A reconcile that raises knows nothing."""
+async def reconciled(tool: Tool, idempotency_key: str, limit_s: float | None = None) -> tuple[str, bool]:
+    """The content of an irreversible call that was interrupted, and whether it is the call's own result.
+
+    It is if the tool has a `reconcile` that says Done; else nobody knows. One that raises, or does not answer within
+    `limit_s`, knows nothing.
+    """
     if tool.reconcile is None:
-        return unknown_outcome(tool.name)
+        return unknown_outcome(tool.name), False
     try:
-        found = await either(functools.partial(tool.reconcile, idempotency_key))
+        found = await either(functools.partial(tool.reconcile, idempotency_key), limit_s)
     except Exception as error:
-        return unknown_outcome(tool.name, reconcile_error=text_of(error))
-    return serialise(found.result) if isinstance(found, Done) else unknown_outcome(tool.name)
+        return unknown_outcome(tool.name, reconcile_error=text_of(error)), False
+    return (serialise(found.result), True) if isinstance(found, Done) else (unknown_outcome(tool.name), False)
 
 
-async def either(function: Callable[[], Any]) -> Any:
+async def either(
+    function: Callable[[], Any], limit_s: float | None = None, over: type[Exception] = TransientError
+) -> Any:
     """What an author's function gives, be it async or not; a blocking one runs in a thread.
 
     Raises what it raises, and ToolError in place of what must not reach further than the call: a SystemExit and its
-    like, or a function that cancels itself.
+    like, or a function that cancels itself. Raises `over` after `limit_s` seconds; what hangs is not waited for.
     """
+    work = asyncio.ensure_future(_contained_call(function))
+    work.add_done_callback(_seen)
+    try:
+        # Not `asyncio.timeout`, which would wait for a function that ignores its cancellation.
+        finished, _ = await asyncio.wait({work}, timeout=limit_s)
+    except asyncio.CancelledError:
+        work.cancel()
+        raise
+    if not finished:
+        work.cancel()
+        raise over(f"no answer within {limit_s:g} s")
+    return work.result()
+
+
+async def _contained_call(function: Callable[[], Any]) -> Any:
     try:
         if inspect.iscoroutinefunction(function_behind(function)):
             return await function()
@@ -167,7 +184,7 @@ def _seen(work: asyncio.Future[Any]) -> None:
 def _contained(error: BaseException) -> ToolError:
     """An exception that would end more than the call, as one that ends the call."""
     if isinstance(error, asyncio.CancelledError):
-        return ToolError("it cancelled itself")
+        return CancelledItself("it cancelled itself")
     return ToolError(f"it raised {type(error).__name__}: {text_of(error)}")
 
 

@@ -10,13 +10,15 @@ import functools
 import inspect
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin
 
+import typing_extensions
 from pydantic import BeforeValidator, TypeAdapter
 from pydantic import ValidationError as PydanticError
 
@@ -136,7 +138,20 @@ def _taking_values(annotation: Any) -> Any:
         return Union[tuple(map(_taking_values, arguments))]  # noqa: UP007 - the members are known at run time only
     if origin in (list, tuple, set, frozenset, dict):
         return origin[tuple(map(_taking_values, arguments))]
-    return annotation
+    return _readable(annotation)
+
+
+def _readable(annotation: Any) -> Any:
+    """A TypedDict as pydantic can read it: before Python 3.12 the standard library's own does not tell it enough."""
+    if sys.version_info >= (3, 12) or not typing.is_typeddict(annotation):
+        return annotation
+    hints = typing.get_type_hints(annotation, include_extras=True)
+    fields = {
+        name: (Required if name in annotation.__required_keys__ else NotRequired)[_taking_values(hint)]
+        for name, hint in hints.items()
+    }
+    make: Any = typing_extensions.TypedDict  # the fields are known at run time only
+    return make(annotation.__name__, fields)
 
 
 def _schema(annotation: Any, shared: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +172,7 @@ def _schema(annotation: Any, shared: dict[str, Any]) -> dict[str, Any]:
             names = list(dict.fromkeys(member["type"] for member in members))
             return {"type": names[0] if len(names) == 1 else names}
         return {"anyOf": members}
-    schema = TypeAdapter(annotation).json_schema()
+    schema = TypeAdapter(_readable(annotation)).json_schema()
     for name, definition in schema.pop("$defs", {}).items():
         if shared.setdefault(name, definition) != definition:
             raise TypeError(f"two different types are named {name!r}")

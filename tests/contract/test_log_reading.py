@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from drangue_client.errors import FormatError, UnknownRunError
-from drangue_client.events import Event, Fact, normalise
+from drangue_client.events import FORMAT, Event, Fact, normalise
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import NewRun
 from tests.contract.log_scenes import (
@@ -175,7 +175,7 @@ class TestEvents:
 
 
 class TestNewerFormats:
-    @pytest.mark.parametrize("change", ["format = 2", "type = 'turned_blue'"])
+    @pytest.mark.parametrize("change", [f"format = {FORMAT + 1}", "type = 'turned_blue'"])
     def test_an_event_this_program_does_not_know_is_refused_and_nothing_is_touched(
         self, log: SqlLog, change: str
     ) -> None:

@@ -154,5 +154,5 @@ def test_what_is_no_model_is_refused() -> None:
     """A name belongs into `model_named` first."""
     with pytest.raises(ValueError, match="models is empty"):
         FallbackModel()
-    with pytest.raises(TypeError, match=r"models holds 'gpt-4o'.*generate"):
+    with pytest.raises(TypeError, match=r"models\[1\] is .gpt-4o..*generate"):
         FallbackModel(FakeModel(), "gpt-4o")

@@ -121,21 +121,25 @@ async def tools_from_session(session: Any, **options: Any) -> list[Tool]:
     kinds where the listing fails.
     """
     chosen = ToolOptions.of(**options)
-    return make_tools(await list_tools(session), calls_through(session), chosen)
+    try:
+        listed = await list_tools(session)
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        if code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
+            raise TransientError(f"the MCP server did not list its tools: {error}") from error
+        raise refusal(error, code, "tools/list") from error
+    return make_tools(listed, calls_through(session), chosen)
 
 
 async def list_tools(session: Any) -> list[Any]:
-    """Every tool a session lists, as the SDK has it. PermanentError for a listing that does not end."""
+    """Every tool a session lists, as the SDK has it. PermanentError for a listing that does not end; else what the
+    session raises."""
     tools: list[Any] = []
     cursors: list[str] = []
     while len(cursors) < MAX_PAGES:
-        try:
-            page = await (_page(session, cursors[-1]) if cursors else session.list_tools())
-        except Exception as error:
-            code = code_of(error)
-            if code is None:
-                raise
-            raise refusal(error, code, "tools/list") from error
+        page = await (_page(session, cursors[-1]) if cursors else session.list_tools())
         tools += page.tools
         cursor = _field(page, "nextCursor")
         if not cursor:

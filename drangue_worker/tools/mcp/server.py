@@ -62,6 +62,7 @@ class MCPServer:
         self._connect_s = connect_timeout
         self._probes = probes
         self._tools: list[Tool] | None = None
+        self._over = False  # opens no more sessions
         # Of every loop and, after a fork, of the parent too: to let go of its sessions here would close its files.
         self._sessions: list[live.LiveSession] = []
 
@@ -156,8 +157,8 @@ class MCPServer:
                     raise
                 except Exception as error:
                     code = code_of(error)
-                    if code is None:
-                        raise
+                    if code is None:  # nothing of the server's or the way to it, but of what the SDK makes of a result
+                        raise ToolError(f"{name!r} was answered, but the answer is of no use: {error}") from error
                     if answer.in_session and answer.status in (400, 404):
                         session.retire()  # servers say either of a session they have forgotten
                     if answer.forgotten and reversible and attempt == 1:
@@ -199,6 +200,8 @@ class MCPServer:
         return [session for session in tuple(self._sessions) if session.is_here]  # other threads change the list
 
     def _open(self) -> live.LiveSession:
+        if self._over:
+            raise TransientError(f"the toolset of the MCP server {self.name} is closed; the call was not sent")
         session = live.LiveSession(self._transport, self.name, self._connect_s, self._sessions.remove)
         self._sessions.append(session)
         return session
@@ -223,36 +226,28 @@ async def stdio_toolset(
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-    *,
-    connect_timeout: float = CONNECT_S,
     **options: Any,
 ) -> AsyncIterator[MCPToolset]:
-    """Start a server, give its toolset, and end it with the block; otherwise as `MCPServer.stdio`.
+    """Start a server, give its toolset, and end it with the block. Options and errors are those of `MCPServer.stdio`.
 
-    A session that dies stays dead.
+    The tools belong to the event loop of the block, and fail after it.
     """
-    async with _toolset(live.stdio(command, args, env, cwd), PurePath(command).name, connect_timeout, options) as held:
-        yield held
+    async with _held(MCPServer.stdio(command, args, env, cwd, **options)) as toolset:
+        yield toolset
 
 
 @asynccontextmanager
-async def http_toolset(
-    url: str, headers: Mapping[str, str] | None = None, *, connect_timeout: float = CONNECT_S, **options: Any
-) -> AsyncIterator[MCPToolset]:
-    """Connect to a server, give its toolset, and disconnect after the block; otherwise as `MCPServer.http`.
-
-    A session that dies stays dead.
-    """
-    async with _toolset(live.http(url, headers), str(urlsplit(url).hostname), connect_timeout, options) as held:
-        yield held
+async def http_toolset(url: str, headers: Mapping[str, str] | None = None, **options: Any) -> AsyncIterator[MCPToolset]:
+    """Connect to a server, give its toolset, and disconnect after the block; otherwise as `stdio_toolset`."""
+    async with _held(MCPServer.http(url, headers, **options)) as toolset:
+        yield toolset
 
 
 @asynccontextmanager
-async def _toolset(
-    transport: live.Transport, name: str, connect_s: float, options: dict[str, Any]
-) -> AsyncIterator[MCPToolset]:
-    session = live.LiveSession(transport, name, connect_s, lambda _: None)
+async def _held(server: MCPServer) -> AsyncIterator[MCPToolset]:
     try:
-        yield await MCPToolset.from_session(await session.client(), **options)
+        session = await server._ready(probe=False)
+        yield MCPToolset(await session.client(), make_tools(session.listed, server._call, server._options))
     finally:
-        await session.aclose()
+        server._over = True
+        await server.aclose()

@@ -19,11 +19,12 @@ from typing import Any
 
 from drangue_client.errors import AuthError, PermanentError, ToolError, TransientError
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.tools.mcp.mapping import CONNECTION_CLOSED, code_of, list_tools
+from drangue_worker.tools.mcp.mapping import CONNECTION_CLOSED, REQUEST_TIMEOUT, code_of, list_tools
 
 log = get_logger("drangue.mcp")
 
 PROBE_S = 5.0  # how long a server may take to say that it is there
+FAREWELL_S = 5.0  # how long an HTTP server may take to hear that a session is over
 
 Transport = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
 
@@ -65,8 +66,10 @@ class LiveSession:
         self._client: asyncio.Future[Any] = loop.create_future()
         # In no context of its caller's: it outlives the run that happens to open it.
         self._owner = loop.create_task(
-            self._hold(transport, connect_s, forget), name=f"mcp-{name}", context=contextvars.Context()
+            self._hold(transport, connect_s), name=f"mcp-{name}", context=contextvars.Context()
         )
+        self._owner.add_done_callback(self._over)  # which comes even to a task that was cancelled before it began
+        self._forget = forget
 
     @property
     def is_here(self) -> bool:
@@ -118,13 +121,15 @@ class LiveSession:
     async def aclose(self) -> None:
         """Close it now and wait until that is done. What is under way loses its answer. Repeating is safe."""
         self._end()
+        if not self._client.done():
+            self._owner.cancel()  # it may be a long way to being open
         await asyncio.wait({self._owner})
 
     def _end(self) -> None:
         self.gone = True
         self._ended.set()
 
-    async def _hold(self, transport: Transport, connect_s: float, forget: Callable[[LiveSession], Any]) -> None:
+    async def _hold(self, transport: Transport, connect_s: float) -> None:
         answer = HttpAnswer()
         ANSWER.set(answer)
         try:
@@ -143,12 +148,13 @@ class LiveSession:
                 reason = self._unreachable(_first(error), answer.status, connect_s)
                 reason.__cause__ = error if reason is not error else None
                 self._client.set_exception(reason)
-        finally:
-            self.gone = True
-            forget(self)
-            if not self._client.done():
-                self._client.set_exception(TransientError(f"the session with {self._name} was closed as it was opened"))
-            self._client.exception()  # not to be warned of when nobody waits for it any more
+
+    def _over(self, _: asyncio.Task[None]) -> None:
+        self.gone = True
+        self._forget(self)
+        if not self._client.done():
+            self._client.set_exception(TransientError(f"the session with {self._name} was closed as it was opened"))
+        self._client.exception()  # not to be warned of when nobody waits for it any more
 
     def _unreachable(self, error: BaseException, status: int, connect_s: float) -> BaseException:
         if isinstance(error, ImportError | ToolError):
@@ -157,7 +163,10 @@ class LiveSession:
         text = f"cannot connect to the MCP server {self._name}: {text}"
         if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
             return PermanentError(f"{text}. Correct the command, or install it.")
-        return AuthError(f"{text} (HTTP {status})") if status in (401, 403) else TransientError(text)
+        if status in (401, 403):
+            return AuthError(f"{text} (HTTP {status})")
+        answered = status < 400 and code_of(error) not in (None, CONNECTION_CLOSED, REQUEST_TIMEOUT)
+        return PermanentError(text) if answered else TransientError(text)
 
 
 def stdio(command: str, args: Sequence[str], env: Mapping[str, str] | None, cwd: str | None) -> Transport:
@@ -186,13 +195,19 @@ def http(url: str, headers: Mapping[str, str] | None) -> Transport:
 
         # A response may take as long as its call may: the tool's own timeout is what ends the wait.
         patience = httpx2.Timeout(30.0, read=None)
+        hooks: dict[str, list[Any]] = {"request": [_hurried], "response": [_noted]}
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=patience, event_hooks={"response": [_noted]}) as client,
+            httpx2.AsyncClient(headers=headers, timeout=patience, event_hooks=hooks) as client,
             streamable_http_client(url, http_client=client) as streams,
         ):
             yield streams
 
     return transport
+
+
+async def _hurried(request: Any) -> None:
+    if request.method == "DELETE":  # else a server that hangs would hold up the end of the loop for good
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), FAREWELL_S)
 
 
 async def _noted(response: Any) -> None:
