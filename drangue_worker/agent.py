@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any
+from typing import Any, Self
 
 from drangue_client.budget import Budget
 from drangue_client.client import check_run_id, record_verdict
@@ -261,14 +261,24 @@ class Agent:
     async def _verdict(self, run_id: str, call_id: str | None, verdict: str, by: str, reason: str) -> None:
         await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason)
 
+    async def aclose(self) -> None:
+        """Close what its models opened for the running event loop. Repeating is safe, and so is another run after it.
+
+        `async with agent:` does it at the end of the block, `run_sync` by itself.
+        """
+        for model in getattr(self.router, "models", ()):
+            if hasattr(model, "aclose"):
+                await model.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     async def _run_and_close(self, input: str | None, **options: Any) -> Result:
-        """Run on a loop that ends with the run, and close what the models opened on it."""
-        try:
+        async with self:
             return await self.run(input, **options)
-        finally:
-            for one in (*getattr(self.router, "models", ()), *self.tools.values()):
-                if hasattr(one, "aclose"):
-                    await one.aclose()
 
 
 def _blocking(work: Coroutine[Any, Any, Result]) -> Result:

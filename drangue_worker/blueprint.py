@@ -124,7 +124,7 @@ def _router(model: Any, router: Any, max_tokens: int, cache: bool) -> Any:
         model = model_named(model, max_tokens=max_tokens, cache=cache)
     chosen = router if router is not None else model
     if chosen is None:
-        raise ValueError("model is missing. Pass a name, such as 'gpt-4o' or 'claude-sonnet-4-5', or a model object.")
+        raise ValueError("model is missing. Pass a name, such as 'gpt-4o' or 'claude-sonnet-5', or a model object.")
     if callable(getattr(chosen, "choose", None)):
         return chosen
     if router is not None:

@@ -7,43 +7,25 @@ result: both decide in the transaction that writes, and decide again when the ru
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from drangue_client import answer
+from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.run import Run, fold
 from drangue_client.store.port import Ask, Executor, Look, Move, Moved, Open, StepRef
-from drangue_client.terms import arguments_hash
 from drangue_client.wire.queue import MODEL_QUEUE
+from drangue_worker.engine.facts import Check, Evidence, fact_of
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules.commands import (
-    AskApproval,
-    CallModel,
-    CallTool,
-    Command,
-    Correct,
-    Deliver,
-    Deny,
-    Finish,
-    Judge,
-    Opening,
-    Propose,
-    Recall,
-    Refuse,
-    Screen,
-)
+from drangue_worker.rules.commands import CallModel, CallTool, Opening, Recall, Screen
 from drangue_worker.rules.decide import decide
-from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure, shadow, unreadable
+from drangue_worker.tools.invoke import check_arguments, unreadable
 
 log = get_logger("drangue.coordinate")
 
 SCREEN, RECALL = "screen", "recall"  # what a preparing step prepares
-
-Evidence = Callable[[], Sequence[Event]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +37,14 @@ class Plan:
     opens: tuple[Open, ...]
 
 
-def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
+def plan(
+    look: Look, facts: Iterable[Fact], evidence: Evidence, check: Check = lambda _, arguments: unreadable(arguments)
+) -> Plan:
     """Append `facts`, then decide until every command left is a step to open.
 
     `evidence` gives the events since the latest decision, for facts that repeat what a call asked for or what a person
-    said; it is called only where one is needed.
+    said; it is called only where one is needed. `check` keeps a person from being asked about a call that could not be
+    made anyway.
     """
     run = look.run
     written: list[Fact] = []
@@ -81,7 +66,7 @@ def plan(look: Look, facts: Iterable[Fact], evidence: Evidence) -> Plan:
             if isinstance(command, Opening):
                 steps.append(_open(command, look.row.executor))
             else:
-                fresh.append(_fact(command, run, known))
+                fresh.append(fact_of(command, run, known, check))
         if not fresh:
             return Plan(run, tuple(written), tuple(steps))
         for fact in fresh:
@@ -104,7 +89,7 @@ def coordinate(runtime: Runtime, run_id: str, first: Sequence[Fact] = ()) -> lis
             if start is None:
                 return []
             facts.append(start)
-        decided = plan(look, facts, functools.partial(_since_decision, runtime, look))
+        decided = plan(look, facts, functools.partial(_since_decision, runtime, look), _check(runtime, look))
         move = Move(
             run_id,
             look.row.head_seq,
@@ -131,7 +116,7 @@ def settle(
     while True:
         # A turn ends once: the second of two failing siblings only gives its claim up.
         new = [fact for fact in facts if not (fact.type == "run_failed" and look.run.ended)]
-        decided = plan(look, new, functools.partial(_since_decision, runtime, look))
+        decided = plan(look, new, functools.partial(_since_decision, runtime, look), _check(runtime, look))
         move = Move(
             claim.run_id,
             look.row.head_seq,
@@ -162,31 +147,6 @@ def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
         runtime.doorbell.approval_waiting(look.row.run_id)
 
 
-def approval_request(step: int, name: str, events: Sequence[Event]) -> Fact:
-    """The question put to a person: what the call would do, and what the model said about it."""
-    decision, call = _call(events, step)
-    return Fact(
-        "approval_requested",
-        {
-            "call_id": call["id"],
-            "tool": name,
-            "arguments": call["arguments"],
-            "arguments_hash": arguments_hash(call["arguments"]),
-            "reasoning": decision.payload.get("reasoning"),
-            "text": decision.payload["text"],
-        },
-        step=step,
-    )
-
-
-def tool_result(
-    step: int, name: str, call_id: str, content: str, more: Mapping[str, Any] | None = None, **timing: Any
-) -> Fact:
-    """A call's result, as every kind of result is written."""
-    payload = {"call_id": call_id, "name": name, "content": content, **(more or {})}
-    return Fact("tool_result", payload, step=step, **timing)
-
-
 def _start(runtime: Runtime, look: Look) -> Fact | None:
     blueprint = runtime.registry.get(look.row.agent)
     if blueprint is None:
@@ -201,6 +161,21 @@ def _start(runtime: Runtime, look: Look) -> Fact | None:
     if "turn_id" in overrides:
         payload["turn_id"] = overrides["turn_id"]
     return Fact("run_started", payload)
+
+
+def _check(runtime: Runtime, look: Look) -> Check:
+    """The check by the tools themselves, where this process has them."""
+    blueprint = runtime.registry.get(look.row.agent)
+
+    def check(name: str, arguments: dict[str, Any]) -> str | None:
+        tool = blueprint.tools.get(name) if blueprint else None
+        try:
+            check_arguments(tool, arguments) if tool else None
+        except ValidationError as error:
+            return str(error)
+        return unreadable(arguments)
+
+    return check
 
 
 def _since_decision(runtime: Runtime, look: Look) -> list[Event]:
@@ -218,70 +193,3 @@ def _open(command: Opening, executor: Executor) -> Open:
             return Open(step, "prepare", what, MODEL_QUEUE if executor == "celery" else None)
         case _:
             assert_never(command)
-
-
-def _fact(command: Command, run: Run, evidence: Evidence) -> Fact:
-    match command:
-        case AskApproval(step, name) | Propose(step, name):
-            events = evidence()
-            _, call = _call(events, step)
-            problem = unreadable(call["arguments"])
-            if problem:  # refused whatever a person would say, so nobody is asked
-                return tool_result(step, name, call["id"], failure(name, "invalid_arguments", problem))
-            if isinstance(command, AskApproval):
-                return approval_request(step, name, events)
-            return tool_result(step, name, call["id"], shadow(name, call["arguments"]))
-        case Deny(step, name):
-            events = evidence()
-            _, call = _call(events, step)
-            denial = next(e for e in events if e.step == step and e.type in ("approval_denied", "approval_expired"))
-            reason = denial.payload.get("reason") or "a person refused this call"
-            return tool_result(step, name, call["id"], failure(name, "denied", reason))
-        case Refuse(step, name, category, message):
-            _, call = _call(evidence(), step)
-            return tool_result(step, name, call["id"], failure(name, category, message))
-        case Judge(step):
-            return _judgement(run, step, _call(evidence(), step)[1])
-        case Correct(text):
-            return Fact("schema_feedback", {"text": text})
-        case Deliver(step, matches):
-            _, call = _call(evidence(), step)
-            raw = call["arguments"].get(RAW_ARGUMENTS) if unreadable(call["arguments"]) else None
-            output = str(raw) if raw is not None else answer.written(_answer(run, call["arguments"]))
-            how = {"reason": "answered", "structured": True} if matches else {"reason": "schema"}
-            return Fact("run_finished", {"output": output, **how}, step=run.last_step)
-        case Finish(output, reason, structured):
-            finish: dict[str, Any] = {"output": output, "reason": reason}
-            if structured:
-                finish |= {"structured": True}
-            elif reason == "blocked":
-                finish |= {"blocked": True}
-            return Fact("run_finished", finish, step=run.last_step)
-        case CallModel() | CallTool() | Screen() | Recall():
-            raise AssertionError("steps are opened, not recorded")
-        case _:
-            assert_never(command)
-
-
-def _judgement(run: Run, step: int, call: dict[str, Any]) -> Fact:
-    """The result of a call that delivers an answer."""
-    assert run.terms is not None
-    schema = run.terms.output_schema or {}
-    problem = unreadable(call["arguments"])
-    wrong = [problem] if problem else answer.mistakes(schema, _answer(run, call["arguments"]))
-    if wrong:
-        content = failure(call["name"], "validation", answer.feedback(wrong))
-        return tool_result(step, call["name"], call["id"], content)
-    return tool_result(step, call["name"], call["id"], json.dumps({"ok": True}), {"accepted": True})
-
-
-def _answer(run: Run, arguments: dict[str, Any]) -> Any:
-    assert run.terms is not None
-    return answer.delivered(run.terms.output_schema or {}, arguments)
-
-
-def _call(events: Sequence[Event], step: int) -> tuple[Event, dict[str, Any]]:
-    """The decision that asked for the call of this step, and the call."""
-    decision = next(e for e in reversed(events) if e.type == "model_decision" and e.step is not None and e.step < step)
-    assert decision.step is not None
-    return decision, decision.payload["tool_calls"][step - decision.step - 1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from drangue_client.events import Fact, normalise
 from drangue_client.messages import TRUNCATED, ModelResponse
-from drangue_worker.engine.coordinate import tool_result
+from drangue_worker.engine.facts import tool_result
 from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure
 
 

@@ -14,7 +14,7 @@ from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.run import fold
 from drangue_client.terms import MODES, Mode, arguments_hash
-from drangue_worker.engine.coordinate import approval_request, tool_result
+from drangue_worker.engine.facts import approval_request, tool_result
 from drangue_worker.engine.step import (
     GRACE_S,
     MISSING_BACKOFF_S,
@@ -192,7 +192,7 @@ async def _begin(attempt: Attempt, tool: Tool, call_id: str) -> str | None:
     """Write, durably and last of all, that an irreversible call begins; returns why it must not be made."""
     claimed = attempt.claimed
     payload = {"call_id": call_id, "tool": tool.name, "attempt": claimed.attempt}
-    fact = Fact("step_started", payload, attempt.step)
+    fact = Fact("step_started", payload, attempt.step, ts=claimed.look.now)  # as its result will have it
     if not await attempt.runtime.uninterrupted(attempt.runtime.log.begin, claimed.ask, fact):
         return unknown_outcome(tool.name)
     look = claimed.look

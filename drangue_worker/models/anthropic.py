@@ -94,6 +94,7 @@ class AnthropicModel:
 
         Raises RateLimitError, TransientError, AuthError or PermanentError in place of the SDK's.
         """
+        await self._sdk.ready()
         request = self._request(system, messages, tools)
         create = self._client().messages.create
         if on_delta is None:

@@ -55,4 +55,4 @@ def overhead_of(model: Any) -> int:
 def check_model(name: str, model: Any) -> None:
     """Raise TypeError, naming the argument, for what is no model."""
     if not callable(getattr(model, "generate", None)):
-        raise TypeError(f"{name} is {model!r}; it must have an async method `generate`.")
+        raise TypeError(f"{name} is {model!r}; it must be a model's name, or have an async method `generate`.")

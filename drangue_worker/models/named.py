@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from drangue_worker.models.anthropic import AnthropicModel
-from drangue_worker.models.model import Model
+from drangue_worker.models.model import Model, check_model
 from drangue_worker.models.openai import OpenAIModel
 from drangue_worker.models.sdk import MAX_TOKENS
 
@@ -38,3 +39,11 @@ def model_named(text: str, *, max_tokens: int = MAX_TOKENS, cache: bool = False)
         f"model is {text!r}, which names no provider. Use 'claude-...', 'gpt-...', 'chatgpt-...', 'o1-...', 'o3-...' "
         "or 'o4-...', put 'anthropic:' or 'openai:' before any other name, or pass a model object."
     )
+
+
+def as_model(argument: str, model: Any) -> Any:
+    """A model as it is, or the one of this name. TypeError or ValueError, naming the argument, for what is neither."""
+    if isinstance(model, str):
+        return model_named(model)
+    check_model(argument, model)
+    return model

@@ -82,6 +82,7 @@ class OpenAIModel:
 
         Raises RateLimitError, TransientError, AuthError or PermanentError in place of the SDK's.
         """
+        await self._sdk.ready()
         request = self._request(system, messages, tools, idempotency_key)
         create = self._client().chat.completions.create
         if on_delta is None:

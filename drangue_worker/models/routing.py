@@ -12,7 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from drangue_client.errors import PermanentError, TransientError, may_have_cost
 from drangue_client.messages import Message, ModelResponse
-from drangue_worker.models.model import OnDelta, check_model, name_of, takes_deltas
+from drangue_worker.models.model import OnDelta, name_of, takes_deltas
+from drangue_worker.models.named import as_model
 from drangue_worker.tools.tool import Tool
 
 
@@ -28,8 +29,7 @@ class SingleModel:
     """Always the same model."""
 
     def __init__(self, model: Any) -> None:
-        check_model("model", model)
-        self.model = model
+        self.model = as_model("model", model)
 
     def choose(self, *, messages: list[Message], step_index: int) -> Any:
         return self.model
@@ -50,15 +50,10 @@ class RuleRouter:
     `default`."""
 
     def __init__(self, default: Any, rules: Iterable[tuple[Callable[[list[Message], int], object], Any]] = ()) -> None:
-        check_model("default", default)
         if isinstance(rules, str) or not isinstance(rules, Iterable):
             raise TypeError(f"rules is {rules!r}; it must be a list of pairs (predicate, model).")
-        self.default = default
-        self.rules = tuple(rules)
-        for number, rule in enumerate(self.rules):
-            if not isinstance(rule, tuple) or len(rule) != 2 or not callable(rule[0]):
-                raise TypeError(f"rules[{number}] is {rule!r}; it must be a pair (predicate, model).")
-            check_model(f"rules[{number}][1]", rule[1])
+        self.default = as_model("default", default)
+        self.rules = tuple(_rule(f"rules[{number}]", rule) for number, rule in enumerate(rules))
 
     def choose(self, *, messages: list[Message], step_index: int) -> Any:
         for predicate, model in self.rules:
@@ -95,9 +90,7 @@ class FallbackModel:
     def __init__(self, *models: Any, on_transient: bool = False) -> None:
         if not models:
             raise ValueError("models is empty. Name at least one: FallbackModel(first, second).")
-        for number, one in enumerate(models):
-            check_model(f"models[{number}]", one)
-        self._asked = models
+        self._asked = tuple(as_model(f"models[{number}]", one) for number, one in enumerate(models))
         self.on_transient = on_transient
 
     @property
@@ -162,6 +155,12 @@ class FallbackRouter(SingleModel):
 
     def __init__(self, *models: Any, on_transient: bool = False) -> None:
         super().__init__(FallbackModel(*models, on_transient=on_transient))
+
+
+def _rule(name: str, rule: Any) -> tuple[Callable[[list[Message], int], object], Any]:
+    if not isinstance(rule, tuple) or len(rule) != 2 or not callable(rule[0]):
+        raise TypeError(f"{name} is {rule!r}; it must be a pair (predicate, model).")
+    return rule[0], as_model(f"{name}[1]", rule[1])
 
 
 def _billed(failures: Sequence[Exception]) -> int:

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import json
 import math
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
@@ -64,6 +65,11 @@ class Sdk:
         if loop not in self._clients:
             self._clients[loop] = self._make(self._load())
         return self._clients[loop]
+
+    async def ready(self) -> None:
+        """Load the SDK, in a thread: it takes a second or so, and other calls are in flight on this loop."""
+        if self._package not in sys.modules:
+            await asyncio.to_thread(self._load)
 
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop. A given one stays its owner's."""

@@ -29,6 +29,9 @@ CHATTY = (
 )
 
 
+logging.getLogger("drangue").addHandler(logging.NullHandler())  # an application that configures no logging hears none
+
+
 def get_logger(name: str) -> Any:
     """A structlog logger onto `logging.getLogger(name)`, whatever structlog's global configuration."""
     return structlog.wrap_logger(
