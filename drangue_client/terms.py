@@ -34,6 +34,11 @@ class Autonomy:
     modes: Mapping[str, Mode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.modes, Mapping):
+            raise TypeError(f"modes is {self.modes!r}; it must be {{tool: mode}}.")
+        for name in self.modes:
+            if not isinstance(name, str):
+                raise TypeError(f"modes names {name!r}; it must name tools.")
         for place, mode in [("default", self.default), *((f"modes[{name!r}]", m) for name, m in self.modes.items())]:
             if mode not in MODES:
                 raise ValueError(f"Autonomy {place} is {mode!r}; it must be one of {', '.join(MODES)}.")

@@ -32,6 +32,8 @@ from drangue_worker.registry import OneAgent
 from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import Tool
 
+_SUCH_AS = {"tracer": "ConsoleTracer()", "store": "SQLiteStore('runs.db')"}
+
 
 class Agent:
     """An agent: a `model` (or a router), `tools` it may call, and `instructions`.
@@ -81,6 +83,9 @@ class Agent:
             memory=memory,
             output_schema=output_schema,
         )
+        for argument, value, method in (("tracer", tracer, "span"), ("store", store, "settle")):
+            if value is not None and not callable(getattr(value, method, None)):
+                raise TypeError(f"{argument} is {value!r}; it must be a {argument}, such as {_SUCH_AS[argument]}.")
         self.tracer: Tracer = tracer or NullTracer()
         self._store = store
 

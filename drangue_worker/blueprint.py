@@ -169,8 +169,8 @@ def _check_worst_case(budget: Budget, names: tuple[str | None, ...], ceilings: l
     for name, ceiling in zip(names, ceilings, strict=True):
         if ceiling is None:
             raise ValueError(f"budget is hard, but model {name!r} has no output ceiling. Give it `max_tokens`.")
-        if budget.max_usd is not None and str(name) not in (budget.prices or {}):
-            raise ValueError(f"budget is hard, but there is {no_price(str(name))}")
+        if budget.max_usd is not None and not {"input", "output"} <= set((budget.prices or {}).get(str(name), ())):
+            raise ValueError(f"budget is hard, but there is {no_price(str(name))} It needs `input` and `output`.")
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

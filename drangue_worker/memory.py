@@ -6,6 +6,7 @@ the same. Nothing is ever remembered by itself: `agent.remember(item)` is the on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -26,7 +27,9 @@ class MemoryItem:
         if not isinstance(self.key, str):
             raise TypeError(f"key is {self.key!r}; it must be text.")
         expires = self.expires_at
-        if expires is not None and (not isinstance(expires, int | float) or isinstance(expires, bool)):
+        if expires is not None and not (
+            isinstance(expires, int | float) and not isinstance(expires, bool) and math.isfinite(expires)
+        ):
             raise TypeError(f"expires_at is {expires!r}; it must be epoch seconds, or None.")
 
 

@@ -69,6 +69,8 @@ class AnthropicModel:
         check_options(model, "AnthropicModel('claude-sonnet-5')", max_tokens, timeout)
         self.model = model
         self.max_tokens = max_tokens
+        if not isinstance(cache, bool):
+            raise TypeError(f"cache is {cache!r}; it must be True or False.")
         self.cache = cache
         self.timeout = timeout
         self._api_key = api_key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -52,9 +53,9 @@ class ToolPolicy:
     fallback: Any = UNSET
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout < math.inf):
             raise ValueError(f"timeout is {self.timeout!r}; it must be a positive number of seconds, or None.")
-        if not isinstance(self.retries, int) or self.retries < 0:
+        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
             raise ValueError(f"retries is {self.retries!r}; it must be a whole number of at least 0.")
         kinds = self.retry_on if isinstance(self.retry_on, tuple) else (None,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
@@ -62,8 +63,13 @@ class ToolPolicy:
         if self.validate is not None and not callable(self.validate):
             raise TypeError(f"validate is {self.validate!r}; it must be a function of the result.")
         for name in ("backoff", "max_backoff"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0 seconds.")
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"{name} is {value!r}; it must be a number of seconds, at least 0.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Tool:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= 200:
             raise ValueError(f"name is {self.name!r}; a tool needs a name of 1 to 200 characters.")
-        for name in ("reversible", "requires_approval"):
+        for name in ("reversible", "requires_approval", "wants_idempotency_key"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} of tool {self.name!r} is {getattr(self, name)!r}; it must be True or False.")
         if not isinstance(self.description, str):
@@ -102,6 +108,8 @@ class Tool:
             raise ValueError(f"queue of tool {self.name!r} is {self.queue!r}; it must be the name of a queue.")
         if not callable(self.func):
             raise TypeError(f"func of tool {self.name!r} is {self.func!r}; it must be a function.")
+        if self.signature is not None and not isinstance(self.signature, Signature):
+            raise TypeError(f"signature of tool {self.name!r} is {self.signature!r}; leave it to @tool.")
         if self.reconcile is not None and not callable(self.reconcile):
             raise TypeError(f"reconcile of tool {self.name!r} is {self.reconcile!r}; it must be a function of a key.")
         if not isinstance(self.policy, ToolPolicy):
