@@ -54,7 +54,7 @@ def parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
     if _takes_object(schema):
         return dict(schema)
     shared = {key: value for key, value in schema.items() if key in _SHARED}
-    inner = _moved({key: value for key, value in schema.items() if key not in _SHARED})
+    inner = _moved({key: value for key, value in schema.items() if key not in (*_SHARED, "$id")})  # it is nobody's root
     properties = {"type": "object", "properties": {"value": inner}, "required": ["value"]}
     return {**properties, "additionalProperties": False, **_moved(shared)}
 

@@ -240,7 +240,7 @@ def apply(run: Run, event: Event) -> Run:
             if payload.get("accepted"):
                 return replace(settled, accepted=event.step)
             first = not any(other.settled for other in run.calls if run.delivers(other))  # of this decision
-            return replace(settled, corrections=settled.corrections + (first and run.accepted is None))
+            return replace(settled, corrections=settled.corrections + first)
         case "approval_requested":
             call = run.call(event.step)
             return _with_call(run, event.step, verdict="asked") if call and call.verdict == "none" else run

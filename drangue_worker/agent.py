@@ -155,8 +155,8 @@ class Agent:
 
         On a `run_id` that exists, a new input is a follow-up turn, once the last one has ended. No input, or the one of
         the first or the latest turn again, resumes the run, or reads it without doing anything if it has ended; with a
-        `turn_id` the text does not matter: the same id is the same turn. `output_schema` (a JSON schema or a pydantic
-        model) holds for all turns of the run. With `trace`, every step is printed as it happens.
+        `turn_id` that decides instead: the same id is the same turn, another id a new one. `output_schema` (a JSON
+        schema or a pydantic model) holds for all turns of the run. With `trace`, every step is printed as it happens.
 
         Raises what failed the run, InFlightError for another input before the turn has ended, LeaseHeldError while
         another process works on it.

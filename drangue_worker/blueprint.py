@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from drangue_client.answer import FINAL_ANSWER, schema_of
-from drangue_client.budget import Budget, no_price
+from drangue_client.budget import Budget
 from drangue_client.events import canonical
 from drangue_client.store.port import AgentRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy, Terms
@@ -170,7 +170,7 @@ def _check_worst_case(budget: Budget, names: tuple[str | None, ...], ceilings: l
         if ceiling is None:
             raise ValueError(f"budget is hard, but model {name!r} has no output ceiling. Give it `max_tokens`.")
         if budget.max_usd is not None and not {"input", "output"} <= set((budget.prices or {}).get(str(name), ())):
-            raise ValueError(f"budget is hard, but there is {no_price(str(name))} It needs `input` and `output`.")
+            raise ValueError(f"budget is hard, so prices[{str(name)!r}] must be there, with `input` and `output`.")
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

@@ -109,7 +109,7 @@ class SqlLog(Sweeping):
         return self.db.run(work)
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
-        kept = update(steps).where(*held(ask)).values(outcome=normalise(outcome), failures=0)
+        kept = update(steps).where(*held(ask)).values(outcome=normalise(outcome))
         return self.db.run(lambda c: bool(c.execute(kept).rowcount))
 
     def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:

@@ -218,8 +218,7 @@ class Log(Protocol):
         """Record, durably, that an irreversible step begins. False: the claim is not ours or it began before."""
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
-        """Keep, durably, what a step came to before it is judged; from here on it is judged, and retried, anew.
-        False: the claim is not ours."""
+        """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
 
     def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
         """Extend leases; the tokens that are still held, lapsed or not. The others have been taken over or settled."""

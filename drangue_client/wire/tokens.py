@@ -21,6 +21,7 @@ TOKENS = "drangue:tokens:"
 KEPT_S = 3600
 KEPT_PIECES = 20_000
 BEGINNING = "0-0"
+MOST_S = 4.0
 
 
 class TokenStream:
@@ -46,7 +47,7 @@ class TokenStream:
             pipeline.execute()
 
     def read(self, run_id: str, after: str = BEGINNING, wait_s: float = 0.0) -> tuple[list[Event], str]:
-        """The pieces after a place, and the place behind them. Without any, wait for one up to `wait_s` seconds.
+        """The pieces after a place, and the place behind them. Without any, wait for one up to `wait_s` (at most 4) s.
 
         A Redis that is away looks like a stream without pieces.
         """
@@ -56,7 +57,9 @@ class TokenStream:
         except (RedisError, OSError):
             found = []
         if not found:
-            time.sleep(max(0.0, wait_s - (time.monotonic() - began)))  # also where there is no Redis to wait for
+            time.sleep(
+                max(0.0, min(wait_s, MOST_S) - (time.monotonic() - began))
+            )  # also where there is no Redis to wait for
             return [], after
         pieces = [piece for _, fields in found if (piece := _piece(fields))]
         return pieces, found[-1][0].decode()
@@ -69,7 +72,7 @@ class TokenStream:
     def _read(self, run_id: str, after: str, wait_s: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
         if self._redis is None:
             return []
-        block = max(1, int(wait_s * 1000)) if wait_s > 0 else None
+        block = max(1, int(min(wait_s, MOST_S) * 1000)) if wait_s > 0 else None  # the socket waits no longer
         answer: Any = self._redis.xread({TOKENS + run_id: after}, count=1000, block=block)
         found: list[tuple[bytes, dict[bytes, bytes]]] = answer[0][1] if answer else []
         return found

@@ -21,7 +21,7 @@ from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.rules.commands import CallModel, CallTool, Opening, Recall, Screen
 from drangue_worker.rules.decide import decide
-from drangue_worker.tools.invoke import check_arguments, unreadable
+from drangue_worker.tools.invoke import check_arguments, is_unknown, unreadable
 
 log = get_logger("drangue.coordinate")
 
@@ -134,6 +134,20 @@ def settle(
             return moved, None
         assert moved.look is not None
         look = moved.look
+
+
+def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
+    """Record the true outcome of an irreversible call whose step was taken over while it ran, and told as unknown.
+
+    Nothing is written where the step has a true outcome already. Returns the steps that were opened, to be sent.
+    """
+    known = [event for event in runtime.log.events(claim.run_id) if event.step == claim.step]
+    settled = [event for event in known if event.type == "tool_result" and not is_unknown(event.payload["content"])]
+    if settled or any(event.type == "outcome_corrected" for event in known):
+        return []
+    fact = Fact("outcome_corrected", late.payload, claim.step, late.ts, late.duration_ms)
+    log.warning("outcome_corrected", run_id=claim.run_id, step=claim.step)
+    return coordinate(runtime, claim.run_id, [fact])
 
 
 def announce(runtime: Runtime, look: Look, decided: Plan) -> None:

@@ -25,7 +25,7 @@ def decision_payload(response: ModelResponse, model: str | None, step: int) -> d
         seen.add(call_id)
         calls.append({"id": call_id, "name": str(call.name), "arguments": _arguments(call.arguments)})
     payload: dict[str, Any] = {
-        "text": response.text or "",
+        "text": response.text if isinstance(response.text, str) else str(response.text or ""),
         "tool_calls": calls,
         "usage": dict(response.usage) if isinstance(response.usage, Mapping) else None,
         "reasoning": response.reasoning,

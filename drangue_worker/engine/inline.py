@@ -78,7 +78,7 @@ async def go_on(runtime: Runtime, run_id: str, moved: Callable[[], None] = _nobo
     if look.row.executor == "celery":
         await _wait_for_fleet(runtime, run_id, look.run.ended == "failed", moved)
     elif look.run.ended is None or look.run.ended == "failed":
-        with runtime.tracer.span("run", run_id=run_id, agent=look.row.agent) as span:
+        with runtime.span("run", run_id=run_id, agent=look.row.agent) as span:
             await drive(runtime, run_id, (resumed(),) if look.run.ended else (), moved)
             result = await _result(runtime, run_id)
             if result.status == "paused":
@@ -122,25 +122,26 @@ async def _wait_for_fleet(runtime: Runtime, run_id: str, failed: bool, moved: Ca
 async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved: Callable[[], None] = _nobody) -> None:
     """Work on a run until it has ended or waits for a person; `moved` is called whenever its log may have grown.
 
-    Raises what failed the run, LeaseHeldError when all that is left is held by another process. When cancelled, steps
-    in flight are given back.
+    Raises what failed the run, once the steps beside it have ended, and LeaseHeldError when all that is left is held by
+    another process. When cancelled, steps in flight are given back.
     """
     await runtime.database(coordinate, runtime, run_id, first)
     running: dict[asyncio.Task[Performed], int] = {}
+    failed: BaseException | None = None
     try:
         while True:
             moved()
             held = await _start_open_steps(runtime, run_id, running)
             if not running:
+                if failed:
+                    raise failed
                 if held:
                     raise LeaseHeldError(run_id)
                 return
             finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
                 del running[task]
-                performed = task.result()
-                if performed.error:
-                    raise performed.error
+                failed = failed or task.result().error
     finally:
         await _stop(running)
         moved()

@@ -12,13 +12,13 @@ from typing import Any
 from drangue_client.budget import INPUT_COUNTS, OUTPUT_COUNTS, spent_on
 from drangue_client.errors import TransientError, may_have_cost
 from drangue_client.events import Event, Fact
-from drangue_client.messages import conversation, recollection
+from drangue_client.messages import Message, conversation, recollection
 from drangue_client.terms import Terms
 from drangue_worker.engine.decision import decision_payload, refused_calls
 from drangue_worker.engine.runtime import Watcher
 from drangue_worker.engine.step import Attempt, Outcome, Settle
 from drangue_worker.models.model import OnDelta, ceiling_of, name_of, overhead_of, takes_deltas
-from drangue_worker.models.routing import models_of
+from drangue_worker.models.routing import SingleModel, models_of
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.rules.budget import reserve, stop
 from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S
@@ -56,12 +56,12 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
     messages = conversation(events)
     tools = [_offered(one) for one in terms.offered()]
     system = _system(terms.instructions, events)
-    model = attempt.blueprint.router.choose(messages=messages, step_index=run.model_calls)
+    model = await _chosen(attempt, messages)
     stopped = stop(run, attempt.claimed.lost) if attempt.claimed.lost else None
     if stopped or _unforeseen(model, terms):
         raise _Unaffordable(stopped or _unforeseen(model, terms))
     shown = {"model": name_of(model), "system": system, "messages": messages}
-    with attempt.runtime.tracer.span("model", seq=run.seq + 1, **shown) as span:
+    with attempt.runtime.span("model", seq=run.seq + 1, **shown) as span:
         async with _watched(attempt, model) as more:
             call = functools.partial(
                 model.generate, system=system, messages=messages, tools=tools, idempotency_key=attempt.key, **more
@@ -76,6 +76,16 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
         span.set("response_model", payload["model"])
         span.set("duration_ms", attempt.duration_ms())
     return payload
+
+
+async def _chosen(attempt: Attempt, messages: list[Message]) -> Any:
+    """The model that the router chooses; a router of the author's own may block, or raise anything."""
+    router, limit_s = attempt.blueprint.router, attempt.runtime.settings.call_timeout_s
+    if type(router) is SingleModel:
+        return router.model
+    return await either(
+        functools.partial(router.choose, messages=messages, step_index=attempt.run.model_calls), limit_s
+    )
 
 
 def _unforeseen(model: Any, terms: Terms) -> str | None:

@@ -13,14 +13,17 @@ from typing import assert_never
 
 import structlog
 
+from drangue_client.errors import ConflictError, DatabaseUnavailable
+from drangue_client.events import Fact
 from drangue_client.store.port import Ask, Claimed, Release, StepRef
-from drangue_worker.engine.coordinate import settle
+from drangue_worker.engine.coordinate import correct, settle
 from drangue_worker.engine.model_step import call_model
 from drangue_worker.engine.prepare_step import prepare
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.engine.step import MISSING_BACKOFF_S, Attempt, GiveBack, Outcome, Settle, told_to_stop
 from drangue_worker.engine.tool_step import call_tool
 from drangue_worker.observability.logs import get_logger
+from drangue_worker.tools.invoke import category_of, text_of
 
 log = get_logger("drangue.perform")
 
@@ -56,9 +59,24 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
                 if lease.lost:
                     return NOTHING
                 return await _give_back(runtime, ask, GiveBack(0.0, "drained", lost=True))
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:  # foreseen by nobody: said once, and not tried by one worker after the other
+                outcome = _surprised(claimed, error)
             if isinstance(outcome, GiveBack):
                 return await _give_back(runtime, ask, outcome)
-            return await _record(runtime, claimed, outcome)
+            try:
+                return await _record(runtime, claimed, outcome)
+            except (DatabaseUnavailable, ConflictError):
+                raise
+            except Exception as error:
+                return await _record(runtime, claimed, _surprised(claimed, error))
+
+
+def _surprised(claimed: Claimed, error: Exception) -> Settle:
+    log.exception("step_broke", kind=type(error).__name__)
+    payload = {"error": text_of(error), "category": category_of(error)}
+    return Settle((Fact("run_failed", payload, step=claimed.look.run.last_step),), error)
 
 
 async def _give_back(runtime: Runtime, ask: Ask, outcome: GiveBack) -> Performed:
@@ -73,8 +91,11 @@ async def _record(runtime: Runtime, claimed: Claimed, outcome: Settle) -> Perfor
     failed = any(fact.type == "run_failed" for fact in outcome.facts)
     moved, _ = await runtime.uninterrupted(settle, runtime, claimed.ask, claimed.look, outcome.facts, park=failed)
     if moved.verdict == "lost":
-        log.warning("result_dropped")
-        return NOTHING
+        log.warning("result_late")
+        late = [fact for fact in outcome.facts if outcome.begun and fact.type == "tool_result"]
+        return (
+            Performed(tuple(await runtime.uninterrupted(correct, runtime, claimed.ask, late[0]))) if late else NOTHING
+        )
     return Performed(moved.opened, outcome.error)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from drangue_client.events import Fact
+from drangue_client.events import Fact, normalise
 from drangue_worker.engine.coordinate import SCREEN
 from drangue_worker.engine.step import Attempt, Outcome, Settle
 from drangue_worker.memory import MemoryItem
@@ -50,7 +50,8 @@ async def _recall(attempt: Attempt) -> Outcome:
         # A memory may be plain functions too; what blocks, blocks a thread.
         limit_s = attempt.runtime.settings.call_timeout_s
         found = await either(functools.partial(memory.recall, _input(attempt)), limit_s)
-        payload["items"] = [_recorded(item) for item in found if item.expires_at is None or item.expires_at > now]
+        items = [_recorded(item) for item in found if item.expires_at is None or item.expires_at > now]
+        payload["items"] = normalise(items)  # here, where what cannot be recorded is only forgotten
     except Exception as error:  # a run goes on without what it cannot remember
         log.warning("recall_failed", kind=type(error).__name__)
         payload["error"] = text_of(error)

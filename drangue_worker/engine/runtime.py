@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from drangue_client.store.port import Executor, Log, RunRow
 from drangue_client.wire.signals import Doorbell
 from drangue_worker.engine.leases import Leases
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.observability.tracers import NullTracer, Tracer
+from drangue_worker.observability.tracers import Attributes, LiveSpan, NullTracer, Tracer
 from drangue_worker.registry import Registry
 
 P = ParamSpec("P")
@@ -100,9 +101,49 @@ class Runtime:
                 if work.cancelled():
                     raise
 
+    @contextmanager
+    def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
+        """A span of the tracer, which is only looking on: what it raises is logged and costs nobody anything."""
+        with ExitStack() as closing:
+            live: LiveSpan = Attributes(attrs)
+            try:
+                manager = self.tracer.span(name, **attrs)
+                live = _Onlooker(manager.__enter__())
+                closing.push(_closing(manager))
+            except Exception:
+                log.exception("tracer_failed")
+            yield live
+
     def close(self) -> None:
         """Let go of the threads; the log belongs to whoever made it."""
         self._pool.shutdown(wait=False)
+
+
+class _Onlooker:
+    """A live span whose failures are its own."""
+
+    def __init__(self, live: LiveSpan) -> None:
+        self._live = live
+
+    def set(self, key: str, value: Any) -> None:
+        try:
+            self._live.set(key, value)
+        except Exception:
+            log.exception("tracer_failed")
+
+
+def _closing(manager: AbstractContextManager[Any]) -> Callable[..., bool]:
+    """What closes a span, with the exception that ended its block if there was one, and swallows none."""
+
+    def close(*raised: Any) -> bool:
+        try:
+            manager.__exit__(*raised)
+        except Exception as error:
+            if error is not raised[1]:  # a tracer may raise the block's own exception again
+                log.exception("tracer_failed")
+        return False
+
+    return close
 
 
 def _say_waiting(state: RetryCallState) -> None:

@@ -29,10 +29,12 @@ _SHOWN_CHARS = 500
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Record these facts; `error` is what failed the run."""
+    """Record these facts; `error` is what failed the run. `begun` says that they are the true outcome of an
+    irreversible call that this attempt made: it is worth recording whoever holds the step by now."""
 
     facts: tuple[Fact, ...]
     error: BaseException | None = None
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Attempt:
         self.blueprint = blueprint
         self.step = claimed.ask.step
         self.key = f"{claimed.ask.run_id}:{claimed.ask.step}"
-        self._began = time.monotonic()
+        self.begun = False
+        self._started = time.monotonic()
 
     @property
     def run(self) -> Run:
@@ -78,7 +81,7 @@ class Attempt:
 
         The call itself and the guards around it are counted apart: a guard out of reach costs the call no retry.
         """
-        failures = sum(tried["phase"] == phase for tried in self.claimed.tries)
+        failures = sum(tried.get("phase", "call") == phase for tried in self.claimed.tries)
         if failures >= retries:
             return None
         wait = delay_s(error, failures, base_s, cap_s, random.random())
@@ -131,7 +134,7 @@ class Attempt:
         return {"ts": self.claimed.look.now, "duration_ms": self.duration_ms()}
 
     def duration_ms(self) -> float:
-        return round((time.monotonic() - self._began) * 1000, 3)
+        return round((time.monotonic() - self._started) * 1000, 3)
 
 
 def told_to_stop() -> bool:

@@ -127,7 +127,7 @@ def _gated(attempt: Attempt, tool: Tool) -> bool:
 
 async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
     told = {"name": tool.name, "arguments": call["arguments"], "call_id": call["id"]}
-    with attempt.runtime.tracer.span("tool", seq=attempt.run.seq + 1, **told) as span:
+    with attempt.runtime.span("tool", seq=attempt.run.seq + 1, **told) as span:
         refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call["id"])
         if refused:
             return _result(attempt, tool.name, call["id"], refused)
@@ -199,6 +199,7 @@ async def _begin(attempt: Attempt, tool: Tool, call_id: str) -> str | None:
     row = replace(look.row, head_seq=look.row.head_seq + 1)
     run = fold([fact.at(look.run.seq + 1)], onto=look.run)
     attempt.claimed = replace(claimed, look=replace(look, row=row, run=run))
+    attempt.begun = True
     if told_to_stop():
         return failure(tool.name, "transient", "not executed: the worker was told to stop just before")
     return None
@@ -221,7 +222,8 @@ def _dispatched(attempt: Attempt, name: str, call_id: str, content: str) -> Sett
 
 
 def _result(attempt: Attempt, name: str, call_id: str, content: str, **timing: Any) -> Settle:
-    return Settle((tool_result(attempt.step, name, call_id, content, attempt.retries(), **timing),))
+    result = tool_result(attempt.step, name, call_id, content, attempt.retries(), **timing)
+    return Settle((result,), begun=attempt.begun)
 
 
 def _stricter(one: Mode, other: Mode) -> Mode:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drangue_client import terms
-from drangue_worker.tools.invoke import either
+from drangue_worker.tools.invoke import either, text_of
 
 REASON_CHARS = 2000  # of a refusal's reason: it stands in the run's control state while the turn ends
 _FUNCTIONS = ("approver", "input_guard", "output_guard", "result_guard")
@@ -68,7 +68,8 @@ async def refusal(guard: Callable[..., Any], *about: Any, of: str, limit_s: floa
     verdict = await either(functools.partial(guard, *copy.deepcopy(about)), limit_s)  # it judges, and changes nothing
     if not verdict:
         return None
-    return f"refused by {of}" if verdict is True else str(verdict)[:REASON_CHARS]
+    reason = "" if verdict is True else text_of(verdict) if isinstance(verdict, Exception) else str(verdict)
+    return reason[:REASON_CHARS] or f"refused by {of}"
 
 
 async def approved(

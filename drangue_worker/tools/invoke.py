@@ -73,6 +73,15 @@ def unknown_outcome(tool: str, **more: str) -> str:
     )
 
 
+def is_unknown(content: str) -> bool:
+    """Whether a result says that nobody knows what became of its call."""
+    try:
+        told = json.loads(content)
+        return bool(told["error"]["category"] == "unknown_outcome")
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False
+
+
 def unreadable(arguments: Mapping[str, Any]) -> str | None:
     """Why the arguments of a call cannot be read at all, or None."""
     if set(arguments) == {RAW_ARGUMENTS}:
@@ -114,11 +123,10 @@ async def give_up(tool: Tool, category: str, message: str, limit_s: float | None
         return failure(tool.name, category, message)
     try:
         value = tool.policy.fallback
-        value = await either(value, limit_s) if callable(value) else value
+        value = normalise(await either(value, limit_s) if callable(value) else value)
+        return json.dumps({**json.loads(failure(tool.name, category, message)), "degraded": True, "fallback": value})
     except Exception as error:
         return failure(tool.name, category, message, fallback_error=text_of(error))
-    content = {**json.loads(failure(tool.name, category, message)), "degraded": True, "fallback": value}
-    return json.dumps(normalise(content))
 
 
 async def reconciled(tool: Tool, idempotency_key: str, limit_s: float | None = None) -> tuple[str, bool]:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from drangue_client.budget import Budget
 from drangue_client.errors import NoCredentials
-from drangue_client.terms import Autonomy, Terms
+from drangue_client.terms import Autonomy, Guards, Terms
 from drangue_worker.blueprint import Blueprint
+from drangue_worker.memory import MemoryItem, NullMemory
 from drangue_worker.models.routing import RuleRouter, SingleModel
 from drangue_worker.testing.fake import FakeModel
+from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import tool
 
 
@@ -70,13 +73,17 @@ def test_a_router_wins_over_a_model() -> None:
     assert blueprint(model=None, router=router).router is router
 
 
-def test_a_router_that_does_not_tell_its_models_is_taken_as_it_is() -> None:
-    """`choose` is all the engine asks for."""
+@pytest.mark.parametrize("models", [None, (), "gpt-4o", 5, ("gpt-4o",), {"gpt-4o": FakeModel()}], ids=str)
+def test_a_router_that_does_not_tell_its_models_is_taken_as_it_is(models: Any) -> None:
+    """`choose` is all the engine asks for; an attribute of a stranger's may mean something else."""
 
     class Own:
         def choose(self, *, messages: Any, step_index: int) -> Any: ...
 
-    assert blueprint(model=Own()).terms.models == ()
+    own = Own()
+    if models is not None:
+        own.models = models  # type: ignore[attr-defined]
+    assert blueprint(model=own).terms.models == ()
 
 
 def test_functions_and_tools_may_be_mixed() -> None:
@@ -93,7 +100,6 @@ def test_functions_and_tools_may_be_mixed() -> None:
         ({"model": 5}, TypeError, r"model is 5.*generate"),
         ({"model": "gpt"}, ValueError, r"model is 'gpt', which names no provider"),
         ({"cache": True}, ValueError, "cache=True only applies"),
-        ({"model": SingleModel("gpt-4o")}, TypeError, "model is 'gpt-4o'.*generate"),
         ({"instructions": None}, TypeError, "instructions is NoneType"),
         ({"max_steps": 0}, ValueError, "max_steps is 0"),
         ({"max_steps": 2.5}, ValueError, "max_steps is 2.5"),
@@ -101,6 +107,13 @@ def test_functions_and_tools_may_be_mixed() -> None:
         ({"model_retries": -1}, ValueError, "model_retries is -1"),
         ({"autonomy": {"pay": "assisted"}}, TypeError, "autonomy is .*Autonomy"),
         ({"tools": [5]}, TypeError, "tools holds 5"),
+        ({"budget": 100}, TypeError, "budget is 100; it must be a Budget"),
+        ({"guardrails": {"deny": ["pay"]}}, TypeError, "guardrails is .*it must be a Guardrails"),
+        ({"memory": {}}, TypeError, "memory is .*`recall`"),
+        ({"memory": MemoryItem("a", 1)}, TypeError, "memory is .*`recall` and `remember`"),
+        ({"output_schema": 5}, TypeError, "output_schema is 5"),
+        ({"output_schema": {"type": "integr"}}, ValueError, "output_schema is no JSON schema"),
+        ({"tools": [tool(name="final_answer")(read)]}, ValueError, "'final_answer', by which structured answers"),
     ],
     ids=str,
 )
@@ -150,9 +163,13 @@ def test_the_fingerprint_changes_with_the_terms_and_with_nothing_else() -> None:
         blueprint(tools=[read, browse], instructions="Be brief."),
         blueprint(tools=[read, browse], max_steps=3),
         blueprint(tools=[read, browse], autonomy=Autonomy()),
+        blueprint(tools=[read, browse], budget=Budget(max_tokens=5)),
+        blueprint(tools=[read, browse], guardrails=Guardrails()),
+        blueprint(tools=[read, browse], memory=NullMemory()),
+        blueprint(tools=[read, browse], output_schema={"type": "object"}),
     ]
     assert {one.row().fingerprint for one in same} == {made.row().fingerprint}
-    assert len({one.row().fingerprint for one in (made, *others)}) == 5
+    assert len({one.row().fingerprint for one in (made, *others)}) == 9
 
 
 def test_checking_asks_every_model_it_may_choose() -> None:
@@ -172,3 +189,29 @@ def test_a_model_may_be_given_by_name() -> None:
     assert Blueprint.of(name="a", model="gpt-4o").terms.models == ("gpt-4o",)
     made = Blueprint.of(name="a", model="anthropic:claude-x", max_tokens=7, cache=True).router.model
     assert (made.model, made.max_tokens) == ("claude-x", 7)
+
+
+def test_budget_guardrails_memory_and_form_are_terms_and_their_code_is_not() -> None:
+    """The rules read what was recorded; the functions stay with the worker."""
+    guardrails, memory = Guardrails(deny={"pay"}, input_guard=lambda text: None), NullMemory()
+    budget = Budget(max_tokens=5)
+    made = blueprint(budget=budget, guardrails=guardrails, memory=memory, output_schema={"type": "object"})
+    assert made.terms == Terms(
+        models=("fake",),
+        budget=budget,
+        guards=Guards(deny=frozenset({"pay"}), input=True),
+        memory=True,
+        output_schema={"type": "object"},
+    )
+    assert (made.guardrails, made.memory) == (guardrails, memory)
+
+
+def test_a_memory_need_be_nothing_but_its_two_methods() -> None:
+    """A backend of one's own, plain functions included, has no class of ours to inherit from."""
+
+    class Notes:
+        def recall(self, query: str) -> list[MemoryItem]: ...
+
+        def remember(self, item: MemoryItem) -> None: ...
+
+    assert blueprint(memory=Notes()).terms.memory

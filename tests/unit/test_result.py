@@ -6,7 +6,21 @@ import pytest
 
 from drangue_client.events import Event, Fact
 from drangue_client.result import Result
-from tests.unit.made_logs import asked, decided, denied, failed, finished, granted, log_of, result, resumed, started
+from tests.unit.made_logs import (
+    PRICES,
+    asked,
+    decided,
+    denied,
+    failed,
+    finished,
+    granted,
+    log_of,
+    result,
+    resumed,
+    said,
+    screened,
+    started,
+)
 
 
 def read(*facts: Fact) -> Result:
@@ -138,3 +152,94 @@ def test_a_result_holds_the_conversation_and_the_whole_log() -> None:
 def test_the_trace_shows_the_output_at_its_root() -> None:
     """A reader of the tree starts there."""
     assert read(started(), decided(1, text="ho"), finished("ho")).trace.attrs == {"output": "ho"}
+
+
+# Money
+
+
+CACHED = {
+    "input_tokens": 1000,
+    "output_tokens": 200,
+    "cache_creation_input_tokens": 400,
+    "cache_read_input_tokens": 10_000,
+}
+
+
+def test_the_cost_is_that_of_all_model_calls_by_their_own_models() -> None:
+    """A night of cheap thoughts and one dear one must not be billed at one price."""
+    log = [
+        started(),
+        decided(1, "read", usage=CACHED),
+        result(2),
+        decided(3, text="x", usage={"input_tokens": 10, "output_tokens": 10}, model="dear"),
+        finished("x"),
+    ]
+    prices = {**PRICES, "dear": {"input": 100.0, "output": 200.0}}
+    # 1000 * 3 + 200 * 15 + 400 * 3.75 + 10_000 * 0.3 = 10_500, and 10 * 100 + 10 * 200 = 3000.
+    assert read(*log).cost(prices) == pytest.approx(0.0135)
+
+
+def test_a_model_without_a_price_is_named_or_left_out_if_asked() -> None:
+    """A bill that leaves something out must have been asked to."""
+    log = [started(), decided(1, text="x", usage=CACHED), decided(2, text="y", usage=CACHED, model="other")]
+    with pytest.raises(ValueError, match="no price for model 'other'"):
+        read(*log).cost(PRICES)
+    assert read(*log).cost(PRICES, strict=False) == pytest.approx(0.0105)
+
+
+def test_a_run_that_called_no_model_costs_nothing() -> None:
+    """Also by no prices at all."""
+    assert read(started(), screened(1, "no"), finished("(blocked: no)", "blocked")).cost({}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("marks", "estimated"), [([], False), ([{}], False), ([{}, {"usage_estimated": True}], True)], ids=str
+)
+def test_usage_says_whether_part_of_it_was_estimated(marks: list[dict[str, bool]], estimated: bool) -> None:
+    """A bill drawn up from an estimate must not be taken for the provider's."""
+    decisions = [decided(step, text="x", **mark) for step, mark in enumerate(marks, start=1)]
+    assert read(started(), *decisions).usage_estimated is estimated
+
+
+# Structured answers
+
+
+@pytest.mark.parametrize(
+    ("ending", "parsed"),
+    [
+        (finished('{"n": 1}', structured=True), {"n": 1}),
+        (finished("[1, null]", structured=True), [1, None]),
+        (finished("null", structured=True), None),
+        (finished('{"n": 1}'), None),
+        (finished("prose", "schema"), None),
+        (finished("(stopped: reached max_steps=1)", "max_steps"), None),
+    ],
+    ids=["object", "array", "null", "unasked", "missed", "stopped"],
+)
+def test_an_answer_is_parsed_only_where_it_matched_the_schema(ending: Fact, parsed: object) -> None:
+    """Who reads it relies on the form; JSON that nobody judged has none."""
+    assert read(started(), decided(1, text="x"), ending).output_parsed == parsed
+
+
+def test_the_parsed_answer_is_that_of_the_latest_turn_that_ended() -> None:
+    """An answer to an earlier question must not be taken for one to the latest."""
+    first = [started(), decided(1, text='{"n": 1}'), finished('{"n": 1}', structured=True)]
+    assert read(*first, said()).output_parsed == {"n": 1}
+    assert read(*first, said(), finished("(stopped: budget exhausted)", "budget")).output_parsed is None
+    assert read(*first, said(), finished('{"n": 2}', structured=True)).output_parsed == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("later", "status", "output"),
+    [
+        ([], "running", ""),
+        ([decided(2, "pay"), asked(3)], "paused", "(paused: awaiting approval)"),
+        ([failed()], "failed", ""),
+        ([finished("no", "answered")], "completed", "no"),
+    ],
+    ids=["running", "paused", "failed", "completed"],
+)
+def test_status_and_output_are_those_of_the_latest_turn(later: list[Fact], status: str, output: str) -> None:
+    """A second turn that waits for a person once read `completed`, and the loop around it ended early."""
+    run = read(started(), decided(1, text="yes"), finished("yes"), said(), *later)
+    assert (run.status, run.output) == (status, output)
