@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from drangue_client.errors import FormatError
 
 FORMAT = 2
+_MOST_BITS = 14_000  # Python writes integers of up to 4,300 decimal digits
 
 EventType = Literal[
     "run_started",
@@ -116,11 +117,13 @@ def normalise(value: Any) -> Any:
     """`value` as strict JSON that every store and every provider can hold.
 
     NUL and lone surrogates become their visible escapes (Postgres and UTF-8 refuse them), NaN and the infinities their
-    names, tuples and sets lists, keys and unknown objects text. Normalising twice changes nothing. Raises
-    RecursionError for a value nested deeper than the interpreter's stack.
+    names, integers that no JSON writer takes hexadecimal text, tuples and sets lists, keys and unknown objects text.
+    Normalising twice changes nothing. Raises RecursionError for a value nested deeper than the interpreter's stack.
     """
     if isinstance(value, str):
         return _text(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MOST_BITS:
+        return hex(value)
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

@@ -155,6 +155,8 @@ def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
     status = decided.run.status
     if status == look.row.status or status == "running":
         return
+    if decided.run.ended:
+        runtime.ended(look.row, decided.run)
     log.info("run_stopped", run_id=look.row.run_id, status=status, reason=decided.run.reason)
     runtime.doorbell.moved(look.row.run_id)
     if status == "paused":

@@ -16,7 +16,7 @@ from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure
 def decision_payload(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
     """The payload of a model's answer. Every call gets an id of its own: a missing or repeated one is replaced."""
     asked = response.tool_calls or []
-    given = [str(call.id or "") for call in asked]
+    given = [str(normalise(str(call.id or ""))) for call in asked]  # as they will be compared from the log
     seen: set[str] = set()
     calls = []
     for own_step, (call_id, call) in enumerate(zip(given, asked, strict=True), start=step + 1):
@@ -29,7 +29,7 @@ def decision_payload(response: ModelResponse, model: str | None, step: int) -> d
         "tool_calls": calls,
         "usage": dict(response.usage) if isinstance(response.usage, Mapping) else None,
         "reasoning": response.reasoning,
-        "model": model,
+        "model": model if isinstance(model, str) else None,
         "stop_reason": response.stop_reason,
     }
     if response.thinking_blocks:

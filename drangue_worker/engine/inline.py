@@ -18,6 +18,7 @@ from drangue_client.result import Result
 from drangue_client.store.port import Look, NewRun, RunRow, StepRef
 from drangue_client.turns import check_turn_id, resume, resumed, say
 from drangue_client.wire.signals import POLL_S
+from drangue_client.wire.tracing import current_traceparent
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import Performed, perform
 from drangue_worker.engine.runtime import Runtime
@@ -40,7 +41,7 @@ async def begin(
     """
     text, schema = check_input("" if input is None else input), schema_of(output_schema)
     turn_id = check_turn_id(turn_id)
-    asked = {"output_schema": schema, "turn_id": turn_id}
+    asked = {"output_schema": schema, "turn_id": turn_id, "traceparent": current_traceparent()}
     overrides = {name: value for name, value in asked.items() if value is not None}
     new = NewRun(run_id, agent, text, executor="inline", overrides=overrides)
     row, created = (await runtime.database(runtime.log.submit, [new]))[0]

@@ -105,6 +105,12 @@ async def _do(runtime: Runtime, claimed: Claimed) -> Outcome:
         log.warning("agent_missing", agent=claimed.look.row.agent)
         return GiveBack(MISSING_BACKOFF_S, "agent_missing")
     attempt = Attempt(runtime, claimed, blueprint)
+    with runtime.joined(claimed.look.row, claimed.look.run.turn):
+        return await _attempted(attempt)
+
+
+async def _attempted(attempt: Attempt) -> Outcome:
+    claimed, runtime = attempt.claimed, attempt.runtime
     if claimed.crashes >= runtime.settings.max_crashes:
         error = f"step {claimed.ask.step} took down {claimed.crashes} workers"
         return attempt.failed(error, "crashed", None)

@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from drangue_client.errors import DatabaseUnavailable
+from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.store.port import Executor, Log, RunRow
 from drangue_client.wire.signals import Doorbell
@@ -106,6 +107,9 @@ class Runtime:
         """A span of the tracer, which is only looking on: what it raises is logged and costs nobody anything."""
         with ExitStack() as closing:
             live: LiveSpan = Attributes(attrs)
+            if name == "run" and hasattr(self.tracer, "ended"):
+                yield live  # it is told of the run when that ends, wherever that may be
+                return
             try:
                 manager = self.tracer.span(name, **attrs)
                 live = _Onlooker(manager.__enter__())
@@ -113,6 +117,28 @@ class Runtime:
             except Exception:
                 log.exception("tracer_failed")
             yield live
+
+    @contextmanager
+    def joined(self, row: RunRow, turn: int) -> Iterator[None]:
+        """What is traced in the block belongs to this turn of the run, where the tracer can put it there."""
+        with ExitStack() as closing:
+            try:
+                if hasattr(self.tracer, "joined"):
+                    manager = self.tracer.joined(row, turn)
+                    manager.__enter__()
+                    closing.push(_closing(manager))
+            except Exception:
+                log.exception("tracer_failed")
+            yield
+
+    def ended(self, row: RunRow, run: Run) -> None:
+        """Tell the tracer, where it asks for that, that a turn has ended. Blocks: it reads the log."""
+        if not hasattr(self.tracer, "ended"):
+            return
+        try:
+            self.tracer.ended(row, run, self.log.events(row.run_id))
+        except Exception:
+            log.exception("tracer_failed")
 
     def close(self) -> None:
         """Let go of the threads; the log belongs to whoever made it."""

@@ -189,7 +189,10 @@ def _render(messages: list[Message]) -> list[dict[str, Any]]:
                 else:
                     rendered.append({"role": "user", "content": [result]})
             case _:
-                rendered.append({"role": "user", "content": message["content"]})
+                # The API refuses a blank text, and a run may well be begun without any.
+                rendered.append(
+                    {"role": "user", "content": message["content"] if message["content"].strip() else "(empty)"}
+                )
     return rendered
 
 

@@ -1,23 +1,23 @@
 """OpenTelemetry: the spans of a run, for whatever collector an operator already has.
 
+One run is one trace, although its steps ran in many processes and it was paused for a day: its trace and its root have
+ids made from the run's own, or from the span that was open where the run was submitted. Each process exports the steps
+it did, below that root; whoever records the end of a turn exports the root, with the times that the log has.
+
 The invariant: content (what was asked, thought, called with, returned and answered) leaves the process only where
 `capture_content` says so, and then only as `redact` gave it back. Whatever goes wrong with a value costs that value,
 never the run.
 
 Spans and attributes keep the names every tracer is told, `run`, `model` and `tool`. Beside them stand those of the
-OpenTelemetry semantic conventions for generative AI, version 1.41.0, the last release before they moved to a repository
-of their own: `gen_ai.operation.name` is `invoke_agent`, `chat` or `execute_tool`, tokens are `gen_ai.usage.*`, and
-content, where captured, is `gen_ai.input.messages` and its like as JSON text.
-
-OpenTelemetry is imported when a tracer is made, not with this module. No provider, exporter or sampler is configured
-here and no metric is recorded. Nothing joins the spans of a run that several processes worked on but
-`gen_ai.conversation.id`, which is the run's id.
+semantic conventions (`genai`). OpenTelemetry is imported when a tracer is made, not with this module. No provider,
+exporter or sampler is configured here and no metric is recorded.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,12 +25,25 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from drangue_client.events import normalise
+from drangue_client.events import Event
+from drangue_client.run import Run
+from drangue_client.store.port import RunRow
+from drangue_worker.observability.genai import (
+    NAMES,
+    OPERATIONS,
+    as_text,
+    attributes_of,
+    calls_of,
+    is_content,
+    message_of,
+    objects_in,
+)
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.observability.tracers import LiveSpan
 
 if TYPE_CHECKING:
     from opentelemetry import trace
+    from opentelemetry.context import Context
 
 Redact = Callable[[str, str], Any]
 
@@ -38,32 +51,6 @@ log = get_logger("drangue.otel")
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 MISSING = "OTelTracer needs OpenTelemetry. Install it with: pip install 'drangue-worker[otel]'"
-
-_OPERATIONS = {"run": "invoke_agent", "model": "chat", "tool": "execute_tool"}
-
-# What our own spans carry that is not content. Any other text on them is taken for content: an attribute that somebody
-# adds and forgets to list here is missing from a trace, not leaked into one.
-_PLAIN = {
-    "run": {"run_id", "agent", "status"},
-    "model": {"model", "response_model", "stop_reason", "usage"},
-    "tool": {"name", "call_id"},
-}
-# Content by its name, on a span of anybody's.
-_CONTENT = {"arguments", "content", "input", "instructions", "messages", "output", "prompt", "reasoning", "system"}
-_CONTENT |= {"text", "thinking", "tool_calls"}
-
-_NAMES = {
-    ("run", "run_id"): "gen_ai.conversation.id",
-    ("run", "agent"): "gen_ai.agent.name",
-    ("model", "model"): "gen_ai.request.model",
-    ("model", "response_model"): "gen_ai.response.model",
-    ("tool", "name"): "gen_ai.tool.name",
-    ("tool", "call_id"): "gen_ai.tool.call.id",
-    ("tool", "arguments"): "gen_ai.tool.call.arguments",
-    ("tool", "content"): "gen_ai.tool.call.result",
-}
-_MODEL_FAMILIES = (("claude", "anthropic"), (("gpt-", "chatgpt-", "o1", "o3", "o4"), "openai"))
-_INT64 = range(-(2**63), 2**63)  # what the wire format has room for
 
 
 class OTelTracer:
@@ -84,7 +71,7 @@ class OTelTracer:
         self, otel_tracer: trace.Tracer | None = None, *, capture_content: bool = False, redact: Redact | None = None
     ) -> None:
         try:
-            from opentelemetry import trace
+            from opentelemetry import context, trace
         except ImportError as error:
             raise ImportError(MISSING) from error
         if otel_tracer is not None and not hasattr(otel_tracer, "start_span"):
@@ -92,6 +79,7 @@ class OTelTracer:
         if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
             raise TypeError(f"redact is {redact!r}; it must be a plain function of a key and a text.")
         self._trace = trace
+        self._context = context
         self._tracer = _global_tracer() if otel_tracer is None else otel_tracer
         self._capture_content = bool(capture_content)
         self._redact = redact
@@ -100,7 +88,7 @@ class OTelTracer:
     def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
         """A span that lasts as long as the block. An exception marks it as an error, an interruption does not."""
         kind = self._trace.SpanKind.CLIENT if name == "model" else self._trace.SpanKind.INTERNAL
-        plain = {key: value for key, value in attrs.items() if not _is_content(name, key, value)}
+        plain = {key: value for key, value in attrs.items() if not is_content(name, key, value)}
         span = self._tracer.start_span(name, kind=kind, attributes=_opening(name, plain))
         live = _Span(name, span, self._content)
         # OpenTelemetry would record the exception's message, which is content: providers quote the prompt they refuse.
@@ -116,15 +104,117 @@ class OTelTracer:
             finally:
                 live.finish()
 
+    @contextmanager
+    def joined(self, row: RunRow, turn: int) -> Iterator[None]:
+        """Spans opened in the block belong below the root of this turn."""
+        sdk = self._joins
+        if sdk is None:
+            yield
+            return
+        parent = _Place.of(row, turn, sdk)
+        token = self._context.attach(parent.context())
+        try:
+            yield
+        finally:
+            self._context.detach(token)
+
+    def ended(self, row: RunRow, run: Run, events: Sequence[Event]) -> None:
+        """Export the root of a turn that has ended, from its log."""
+        sdk = self._joins
+        turns = [event for event in events if event.type in ("run_started", "user_message")]
+        if sdk is None or len(turns) < run.turn:
+            return
+        place = _Place.of(row, run.turn, sdk)
+        began, ended = turns[run.turn - 1], events[-1]
+        exact = copy.copy(sdk)
+        exact.id_generator = place  # so that the root gets the ids its steps were put below
+        attributes = _opening("run", {"run_id": row.run_id, "agent": row.agent})
+        span = exact.start_span("run", context=place.above(), start_time=_nanoseconds(began), attributes=attributes)
+        live = _Span("run", span, self._content)
+        for key, value in (("status", run.status), ("reason", run.reason), ("output", ended.payload.get("output"))):
+            live.set(key, value)
+        live.finish()
+        if run.ended == "failed":
+            span.set_attribute("error.type", str(run.reason))
+            span.set_status(self._trace.StatusCode.ERROR, str(run.reason))
+        span.end(_nanoseconds(ended))
+
+    @property
+    def _joins(self) -> Any:
+        """The SDK's tracer, where there is one: only it lets a span have ids of its own."""
+        found = getattr(self._tracer, "_tracer", self._tracer)  # a proxy stands for one that is set later
+        return found if hasattr(found, "id_generator") and hasattr(found, "sampler") else None
+
     def _content(self, key: str, value: Any) -> str | None:
         """What of a content may be exported, None for nothing of it. Raises what its `__str__` or `redact` raises."""
         if not self._capture_content:
             return None
-        text = _text(value)
+        text = as_text(value)
         if self._redact is None:
             return text
         redacted = self._redact(key, text)
-        return None if redacted is None else _text(redacted)
+        return None if redacted is None else as_text(redacted)
+
+
+class _Place:
+    """Where a turn stands in its trace: the ids of its root, and what is above that. An SDK asks it for ids."""
+
+    def __init__(self, trace_id: int, span_id: int, above: int | None, flags: int) -> None:
+        self._trace_id = trace_id
+        self._span_id = span_id
+        self._above = above
+        self._flags = flags
+
+    @classmethod
+    def of(cls, row: RunRow, turn: int, sdk: Any) -> _Place:
+        """The place of a turn of a run: the first turn is the root of the trace, later ones are below it."""
+        given = str(row.overrides.get("traceparent", "")).split("-")
+        own = _digest(f"run:{row.run_id}", 16)
+        trace_id, caller, flags = (
+            (int(given[1], 16), int(given[2], 16), int(given[3], 16)) if given[1:] else (own, None, -1)
+        )
+        if flags < 0:  # every process comes to the same answer by itself
+            flags = int(sdk.sampler.should_sample(None, trace_id, "run").decision.is_sampled())
+        root = _digest(f"turn:{row.run_id}:1", 8)
+        return (
+            cls(trace_id, root, caller, flags)
+            if turn == 1
+            else cls(trace_id, _digest(f"turn:{row.run_id}:{turn}", 8), root, flags)
+        )
+
+    def is_trace_id_random(self) -> bool:
+        return False
+
+    def generate_trace_id(self) -> int:
+        return self._trace_id
+
+    def generate_span_id(self) -> int:
+        return self._span_id
+
+    def context(self) -> Context:
+        """The context whose current span is the root."""
+        return self._at(self._span_id)
+
+    def above(self) -> Context:
+        """The context the root is begun in."""
+        from opentelemetry.context import Context
+
+        return Context() if self._above is None else self._at(self._above)
+
+    def _at(self, span_id: int) -> Context:
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+
+        there = trace.SpanContext(self._trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(self._flags))
+        return trace.set_span_in_context(trace.NonRecordingSpan(there), Context())
+
+
+def _digest(text: str, size: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"drangue:{text}".encode()).digest()[:size], "big")
+
+
+def _nanoseconds(event: Event) -> int:
+    return int((event.ts or 0.0) * 1e9) + int((event.duration_ms or 0.0) * 1e6)
 
 
 class _Span:
@@ -159,8 +249,8 @@ class _Span:
             self._attach(_guarded("gen_ai.output.messages", self._answer))
 
     def _exported(self, key: str, value: Any) -> dict[str, Any]:
-        if not _is_content(self._name, key, value):
-            attributes = _attributes(self._name, key, value)
+        if not is_content(self._name, key, value):
+            attributes = attributes_of(self._name, key, value)
             if (self._name, key) == ("model", "stop_reason"):
                 self._stop_reason = str(attributes[key])
             return attributes
@@ -170,12 +260,12 @@ class _Span:
         self._said[key] = text
         match self._name, key:
             case "model", "system":
-                return {"gen_ai.system_instructions": _text([{"type": "text", "content": text}])}
+                return {"gen_ai.system_instructions": as_text([{"type": "text", "content": text}])}
             case "model", "messages":
-                messages = [_message(one) for one in _objects(text)]
-                return {"gen_ai.input.messages": _text(messages)} if messages else {}
+                messages = [message_of(one) for one in objects_in(text)]
+                return {"gen_ai.input.messages": as_text(messages)} if messages else {}
             case own:
-                return {name: text for name in (key, _NAMES.get(own)) if name}
+                return {name: text for name in (key, NAMES.get(own)) if name}
 
     def _message_of(self, error: Exception) -> dict[str, Any]:
         message = self._content("exception.message", error)
@@ -185,11 +275,11 @@ class _Span:
         """What the model or the agent answered, its parts in the order of their making."""
         parts = [{"type": "reasoning", "content": self._said["reasoning"]}] if self._said.get("reasoning") else []
         parts += [{"type": "text", "content": self._said[key]} for key in ("text", "output") if self._said.get(key)]
-        parts += _calls(_objects(self._said.get("tool_calls", "[]")))
+        parts += calls_of(objects_in(self._said.get("tool_calls", "[]")))
         message: dict[str, Any] = {"role": "assistant", "parts": parts}
         if self._stop_reason:
             message["finish_reason"] = self._stop_reason
-        return {"gen_ai.output.messages": _text([message])} if parts else {}
+        return {"gen_ai.output.messages": as_text([message])} if parts else {}
 
     def _attach(self, attributes: Mapping[str, Any]) -> None:
         for name, value in attributes.items():
@@ -209,8 +299,8 @@ def _global_tracer() -> trace.Tracer:
 def _opening(span: str, plain: Mapping[str, Any]) -> dict[str, Any]:
     """What a sampler sees: the attributes a span begins with, content apart."""
     opening: dict[str, Any] = {}
-    if span in _OPERATIONS:
-        opening["gen_ai.operation.name"] = _OPERATIONS[span]
+    if span in OPERATIONS:
+        opening["gen_ai.operation.name"] = OPERATIONS[span]
         run_id = structlog.contextvars.get_contextvars().get("run_id")  # bound by the step that is under way
         if run_id is not None:
             opening["gen_ai.conversation.id"] = str(run_id)
@@ -218,7 +308,7 @@ def _opening(span: str, plain: Mapping[str, Any]) -> dict[str, Any]:
         opening["gen_ai.tool.type"] = "function"
     for key, value in plain.items():
         if value is not None:
-            opening |= _guarded(key, _attributes, span, key, value)
+            opening |= _guarded(key, attributes_of, span, key, value)
     return opening
 
 
@@ -229,78 +319,3 @@ def _guarded(key: str, make: Callable[..., dict[str, Any]], *arguments: Any) -> 
     except Exception as error:  # its message may quote the value, so only its type is told
         log.warning("attribute_withheld", key=key, kind=type(error).__name__)
         return {}
-
-
-def _is_content(span: str, key: str, value: Any) -> bool:
-    if key in _CONTENT:
-        return True
-    return span in _PLAIN and key not in _PLAIN[span] and not isinstance(value, bool | int | float)
-
-
-def _attributes(span: str, key: str, value: Any) -> dict[str, Any]:
-    """An attribute that is not content, under our name and under those of the conventions."""
-    if (span, key) == ("model", "usage"):
-        return _usage(value)
-    attribute = _attribute(value)
-    attributes: dict[str, Any] = {name: attribute for name in (key, _NAMES.get((span, key))) if name}
-    if (span, key) == ("model", "stop_reason"):
-        attributes["gen_ai.response.finish_reasons"] = [str(attribute)]
-    if (span, key) == ("model", "model"):
-        provider = next((who for names, who in _MODEL_FAMILIES if str(attribute).lower().startswith(names)), None)
-        if provider:
-            attributes["gen_ai.provider.name"] = provider
-    return attributes
-
-
-def _usage(usage: Any) -> dict[str, Any]:
-    """Token counts. Ours never overlap; the conventions count cached tokens as input, too."""
-    if not isinstance(usage, Mapping):
-        return {}
-    counts = {name: n for name, n in usage.items() if isinstance(n, int | float) and not isinstance(n, bool)}
-    written, read = counts.get("cache_creation_input_tokens"), counts.get("cache_read_input_tokens")
-    sent = counts.get("input_tokens")
-    named = {
-        "gen_ai.usage.input_tokens": None if sent is None else sent + (written or 0) + (read or 0),
-        "gen_ai.usage.output_tokens": counts.get("output_tokens"),
-        "gen_ai.usage.cache_creation.input_tokens": written,
-        "gen_ai.usage.cache_read.input_tokens": read,
-    }
-    return {"usage": _text(counts)} | {name: _attribute(n) for name, n in named.items() if n is not None}
-
-
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A neutral message in the conventions' form."""
-    role, content = message.get("role"), message.get("content")
-    if role == "tool":
-        answered = {"type": "tool_call_response", "id": message.get("call_id"), "response": content}
-        return {"role": role, "parts": [answered]}
-    parts = [{"type": "text", "content": content}] if content else []
-    return {"role": role, "parts": parts + _calls(message.get("tool_calls") or [])}
-
-
-def _calls(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"type": "tool_call"} | {key: call.get(key) for key in ("id", "name", "arguments")} for call in calls]
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """The objects of a JSON list; none where redaction left no such list."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return []
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-def _attribute(value: Any) -> bool | int | float | str | None:
-    """A value as an attribute may have it: JSON text for what is structured, text for what has no room."""
-    plain = normalise(value)
-    if isinstance(plain, bool | float) or plain is None:
-        return plain
-    if isinstance(plain, int):
-        return plain if plain in _INT64 else str(plain)
-    return _text(plain)
-
-
-def _text(value: Any) -> str:
-    plain = normalise(value)
-    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)

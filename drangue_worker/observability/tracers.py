@@ -23,7 +23,11 @@ class LiveSpan(Protocol):
 
 
 class Tracer(Protocol):
-    """Opens spans; they nest by the call stack."""
+    """Opens spans; they nest by the call stack.
+
+    A tracer that also has `joined(row, turn)`, a context manager, and `ended(row, run, events)` is told to which run
+    the spans in a block belong, and when a turn of it has ended, in whatever process that happens.
+    """
 
     def span(self, name: str, /, **attrs: Any) -> AbstractContextManager[LiveSpan]:
         """A span that lasts as long as the block."""

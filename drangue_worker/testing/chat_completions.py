@@ -101,6 +101,6 @@ def _json(value: Json) -> bytes:
 def _parsed(arguments: str) -> Json | str:
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments

@@ -221,7 +221,7 @@ class _Connection(asyncio.Protocol):
             try:
                 headers = {name.decode(): value.decode("latin-1") for name, value in self._request.headers}
                 call = self._provider._receive(wire, headers, json.loads(self._body))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 await self._refuse(wire, 400, f"invalid request: {type(error).__name__}: {error}")
             else:
                 await self._perform(wire, call)

@@ -46,7 +46,7 @@ def text_of(error: BaseException) -> str:
     """What an exception says, or its class where it says nothing; never an exception itself."""
     try:
         return str(error) or type(error).__name__
-    except Exception:
+    except BaseException:  # the author's `__str__` may raise anything
         return type(error).__name__
 
 
@@ -139,9 +139,9 @@ async def reconciled(tool: Tool, idempotency_key: str, limit_s: float | None = N
         return unknown_outcome(tool.name), False
     try:
         found = await either(functools.partial(tool.reconcile, idempotency_key), limit_s)
+        return (serialise(found.result), True) if isinstance(found, Done) else (unknown_outcome(tool.name), False)
     except Exception as error:
         return unknown_outcome(tool.name, reconcile_error=text_of(error)), False
-    return (serialise(found.result), True) if isinstance(found, Done) else (unknown_outcome(tool.name), False)
 
 
 async def either(
