@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from drangue_client import checks
 from drangue_client.events import normalise
 
 FINAL_ANSWER = "final_answer"
@@ -33,16 +34,17 @@ def schema_of(value: Any) -> dict[str, Any] | None:
         return None
     if callable(getattr(value, "model_json_schema", None)):
         value = value.model_json_schema()
-    if not isinstance(value, Mapping):
-        raise TypeError(f"output_schema is {value!r}; it must be a JSON schema as a dict, or a pydantic model.")
+    checks.kind("output_schema", value, Mapping, "a JSON schema as a dict, or a pydantic model")
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
-    schema: dict[str, Any] = normalise(value)
     try:
+        schema: dict[str, Any] = normalise(value)
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         raise ValueError(f"output_schema is no JSON schema: at {error.json_path}, {error.message[:200]}.") from None
+    except RecursionError:
+        raise ValueError("output_schema is nested too deeply to be judged by; give a flatter one.") from None
     for reference in _references(schema):
         if not _leads_somewhere(reference, schema):
             raise ValueError(f"output_schema refers to {reference!r}; put what it means into the schema itself.")

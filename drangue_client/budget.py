@@ -7,11 +7,11 @@ decides what happens when a limit is reached.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from drangue_client import checks
 from drangue_client.events import Event
 
 Prices = Mapping[str, Mapping[str, float]]  # {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per 1e6
@@ -41,15 +41,9 @@ class Budget:
     hard: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or isinstance(self.max_tokens, bool)):
-            raise TypeError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, or None for no limit.")
-        if self.max_usd is not None and not _is_amount(self.max_usd):
-            raise TypeError(f"max_usd is {self.max_usd!r}; it must be a number of US dollars, or None for no limit.")
-        if not isinstance(self.hard, bool):
-            raise TypeError(f"hard is {self.hard!r}; it must be True or False.")
-        for name in ("max_tokens", "max_usd"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
+        checks.count("max_tokens", self.max_tokens, optional=True)
+        checks.number("max_usd", self.max_usd, "a number of US dollars, at least 0", least=0, optional=True)
+        checks.flag("hard", self.hard)
         if self.max_usd is not None and not self.prices:
             raise ValueError("max_usd needs a price table: pass prices={model: {'input': ..., 'output': ...}}.")
         if self.hard and self.max_tokens is None and self.max_usd is None:
@@ -154,21 +148,18 @@ def worst_usd(input_tokens: int, output_tokens: int, price: Mapping[str, float])
     return (input_tokens * dearest + output_tokens * price.get("output", 0.0)) / 1e6
 
 
-def checked_prices(prices: object) -> dict[str, dict[str, float]]:
+def checked_prices(prices: Any) -> dict[str, dict[str, float]]:
     """A copy of a price table. TypeError or ValueError names the entry that cannot be used."""
-    if not isinstance(prices, Mapping):
-        raise TypeError(f"prices is {prices!r}; it must be {{model: {{'input': ..., 'output': ...}}}}.")
-    for model, price in prices.items():
-        if not isinstance(price, Mapping):
-            raise TypeError(
-                f"prices[{model!r}] is {price!r}; it must be {{'input': ..., 'output': ...}} in USD per 1e6."
-            )
+    of_a_model = "{'input': ..., 'output': ...}"
+    table = checks.kind("prices", prices, Mapping, f"{{model: {of_a_model}}}")
+    for model, price in table.items():
+        checks.text("a model in prices", model, "a model's name")
+        checks.kind(f"prices[{model!r}]", price, Mapping, f"{of_a_model} in USD per 1e6")
         for kind, amount in price.items():
             if kind not in _KINDS:
                 raise ValueError(f"prices[{model!r}] names {kind!r}; it can name {', '.join(_KINDS)}.")
-            if not _is_amount(amount) or amount < 0:
-                raise ValueError(f"prices[{model!r}][{kind!r}] is {amount!r}; it must be USD per million tokens.")
-    return {str(model): dict(price) for model, price in prices.items()}
+            checks.number(f"prices[{model!r}][{kind!r}]", amount, "USD per million tokens", least=0)
+    return {str(model): dict(price) for model, price in table.items()}
 
 
 def _price_of(counts: Mapping[str, int], price: Mapping[str, float]) -> float:
@@ -194,9 +185,4 @@ def _count(usage: object, name: str) -> int:
     value: Any = usage.get(name) if isinstance(usage, Mapping) else None
     if isinstance(value, int) and not isinstance(value, bool):
         return max(0, value)
-    return max(0, math.ceil(value)) if _is_amount(value) else 0
-
-
-def _is_amount(value: object) -> bool:
-    """Whether a value can be reckoned with as a float; an int can be beyond all of them."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+    return max(0, math.ceil(value)) if checks.is_number(value) else 0

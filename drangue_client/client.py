@@ -10,8 +10,9 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from drangue_client import checks
 from drangue_client.answer import schema_of
 from drangue_client.errors import (
     NotPendingError,
@@ -22,7 +23,7 @@ from drangue_client.errors import (
 )
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.result import Result, pending_requests
-from drangue_client.run import Run, fold
+from drangue_client.run import Run, Status, fold
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
@@ -31,6 +32,7 @@ from drangue_client.turns import check_turn_id, resume, say
 from drangue_client.wire.queue import HANDOFF_S, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import BEGINNING, TokenStream
+from drangue_client.wire.tracing import current_traceparent
 
 MOVING = ("queued", "running")
 STREAM_POLL_S = 0.2  # how old an event may be when a stream shows it
@@ -53,6 +55,8 @@ class Client:
     """
 
     def __init__(self, settings: Settings | None = None, *, log: Log | None = None) -> None:
+        checks.kind("settings", settings, Settings, "a Settings", "Read them: Settings.from_env().", optional=True)
+        checks.has("log", log, "settle", "a store, such as PostgresStore(url)", optional=True)
         self.settings = settings or find_settings()
         self.log: Log = log or SqlLog(self.settings.require_database())
         self.settings.require_redis()
@@ -81,21 +85,20 @@ class Client:
         workers show answers to `stream` while they are written. Raises UnknownAgentError for a name that no worker has
         registered, unless `allow_unknown`, or no worker has registered anything yet.
         """
-        if not 0 <= priority <= 9:
-            raise ValueError(f"priority is {priority}; it must be a whole number from 0 (first) to 9.")
-        run_id, input = check_run_id(run_id), check_input(input)
-        if not isinstance(agent, str) or not 0 < len(agent) <= 200:
-            raise ValueError(f"agent is {str(agent)[:50]!r}; it must be the name of an agent, at most 200 characters.")
-        if not allow_unknown:
+        checks.count("priority", priority, most=9)
+        run_id, input, turn_id = check_run_id(run_id), check_input(input), check_turn_id(turn_id)
+        checks.name("agent", agent, "the name of an agent")
+        checks.flag("tokens", tokens)
+        if not checks.flag("allow_unknown", allow_unknown):
             self._check_agent(agent)
-        turn_id = check_turn_id(turn_id)
         asked = {"output_schema": schema_of(output_schema), "turn_id": turn_id, "tokens": tokens or None}
+        asked["traceparent"] = current_traceparent()
         new = NewRun(
             run_id,
             agent,
             input,
             priority=priority,
-            labels=normalise(dict(labels or {})),
+            labels=check_labels(labels),
             overrides={name: value for name, value in asked.items() if value is not None},
             wake_in_s=HANDOFF_S,
         )
@@ -105,7 +108,7 @@ class Client:
 
     def get(self, run_id: str) -> RunRow:
         """The run's row: status, agent, input, labels, times. UnknownRunError if there is none."""
-        return self.log.look(run_id).row
+        return self.log.look(checks.text("run_id", run_id)).row
 
     def result(self, run_id: str, timeout: float | None = None) -> Result:
         """Wait until the run has stopped, by ending or by waiting for a person, and read it.
@@ -113,7 +116,7 @@ class Client:
         `timeout` is in seconds, None waits without end, 0 looks once; WaitTimeout when it is over, and the run goes on.
         A failed run is returned, not raised.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(timeout)
         if self.get(run_id).status not in MOVING:  # before anything that could wait for Redis
             return Result.from_events(run_id, self.log.events(run_id))
         with self._doorbell.listen(run_id) as listener:
@@ -157,7 +160,8 @@ class Client:
         earlier ones of its step. They come before the decision they belong to. Any number of processes may stream a
         run, from any place; `timeout` is in seconds, WaitTimeout when it is over.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(timeout)
+        after = checks.count("after", after, least=-1)
         known = [event for event in self.log.events(run_id) if event.seq <= after]
         decided = max((event.step or 0 for event in known if event.type == "model_decision"), default=0)
         place, waiting, pieces = BEGINNING, True, list[Event]()
@@ -187,11 +191,26 @@ class Client:
 
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         """The run's log after a place, oldest first."""
-        return self.log.events(run_id, after)
+        return self.log.events(checks.text("run_id", run_id), checks.count("after", after, least=-1))
 
-    def runs(self, *, status: str | None = None, agent: str | None = None, limit: int = 50) -> list[RunRow]:
-        """Runs, newest first."""
-        return self.log.runs(status=status, agent=agent, limit=limit)
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+    ) -> list[RunRow]:
+        """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds), with all `labels`."""
+        checks.one_of("status", status, get_args(Status), optional=True)
+        checks.text("agent", agent, "the name of an agent", optional=True)
+        for name, moment in (("since", since), ("until", until)):
+            checks.number(name, moment, "epoch seconds", optional=True)
+        check_labels(labels)
+        checks.count("limit", limit)
+        return self.log.runs(status=status, agent=agent, since=since, until=until, labels=labels, limit=limit)
 
     def agents(self) -> list[AgentRow]:
         """The agents that workers have registered."""
@@ -203,7 +222,7 @@ class Client:
         Of one run, or of every paused run. An unknown run has none.
         """
         rows = self.log.runs(status="paused", limit=1000) if run_id is None else None
-        ids = [row.run_id for row in rows] if rows is not None else [str(run_id)]
+        ids = [row.run_id for row in rows] if rows is not None else [str(checks.text("run_id", run_id))]
         pending = []
         for one in ids:
             events = self.log.events(one)
@@ -249,22 +268,25 @@ class Client:
 
 
 def check_run_id(run_id: str | None) -> str:
-    """The id to use: `run_id`, or a fresh one of 32 hex digits. ValueError for one that no row or key could hold."""
+    """The id to use: `run_id`, or a fresh one of 32 hex digits. TypeError or ValueError for what cannot name a run."""
     if run_id is None:
         return uuid.uuid4().hex
-    if not run_id or len(run_id) > 200 or not run_id.isprintable() or any(c.isspace() for c in run_id):
-        raise ValueError(
-            f"run_id is {run_id[:220]!r}; it must be 1 to 200 printable characters without spaces. Choose another, or "
-            "leave it out."
-        )
-    return run_id
+    return checks.printable("run_id", run_id, "Choose another, or leave it out.")
 
 
 def check_input(input: str) -> str:
     """The input as a log holds it. TypeError for what is no text."""
-    if not isinstance(input, str):
-        raise TypeError(f"input is {type(input).__name__}; it must be text. Put structured input into JSON.")
-    return str(normalise(input))
+    return str(normalise(checks.text("input", input, then="Put structured input into JSON.", hidden=True)))
+
+
+def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """The labels as a row holds them. TypeError for what is not {text: text}."""
+    checks.kind("labels", labels, Mapping, "{name: value}, both text", optional=True)
+    for name, value in (labels or {}).items():
+        checks.text("a name in labels", name)
+        checks.text(f"labels[{name!r}]", value, then="Write it as text.")
+    kept: dict[str, str] = normalise(labels or {})
+    return kept
 
 
 def check_same(row: RunRow, agent: str, input: str, output_schema: Any = None) -> None:
@@ -281,6 +303,9 @@ def record_verdict(
     log: Log, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str
 ) -> tuple[dict[str, Any], RunRow]:
     """Append a verdict under the run's lock; returns the request it decided. Raises NotPendingError."""
+    checks.text("run_id", run_id)
+    checks.text("by", by)
+    checks.text("reason", reason, hidden=True)
     look = log.look(run_id)
     while True:
         request = _choose(log, look, call_id)
@@ -293,6 +318,11 @@ def record_verdict(
             return request, look.row
         assert moved.look is not None
         look = moved.look
+
+
+def _deadline(timeout: float | None) -> float | None:
+    what = "a number of seconds, or None to wait without end"
+    return None if timeout is None else time.monotonic() + checks.number("timeout", timeout, what)
 
 
 def _choose(log: Log, look: Look, call_id: str | None) -> dict[str, Any]:

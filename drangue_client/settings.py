@@ -8,48 +8,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
+from drangue_client import checks
 from drangue_client.errors import SettingsError
 
 PREFIX = "DRANGUE_"
 
 
-def _names(value: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in value.split(",") if name.strip())
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of value: `what` it must be, how it is `read` from a variable, and which values `fit`.
+
+    `read` may raise ValueError for what cannot be read; what it gives is then judged as one given directly is.
+    """
+
+    what: str
+    read: Callable[[str], Any]
+    fits: Callable[[Any], bool]
+    secret: bool = False
 
 
-def _seconds(value: str) -> float:
-    number = float(value)
-    if not 0 < number < 1e7:
-        raise ValueError("must be a positive number of seconds")
-    return number
+def _one_of(*words: str) -> _Kind:
+    return _Kind(f"one of {', '.join(words)}", str.lower, lambda value: isinstance(value, str) and value in words)
 
 
-def _count(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError("must be a whole number of at least 1")
-    return number
-
-
-def _flag(value: str) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if value.lower() not in known:
-        raise ValueError("must be true or false")
-    return known[value.lower()]
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.lower() not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
-        return value.lower()
-
-    return parse
+def _address(what: str, fits: Callable[[str], bool]) -> _Kind:
+    return _Kind(what, str, lambda value: isinstance(value, str) and (not value or fits(value)), secret=True)
 
 
 def _scheme(url: str) -> str:
@@ -60,22 +49,44 @@ def _scheme(url: str) -> str:
         return ""
 
 
-def _database_url(value: str) -> str:
-    if _scheme(value) not in {"postgresql", "postgres", "postgresql+psycopg"}:
-        raise ValueError("must be a Postgres URL such as postgresql://user:password@host:5432/name")
-    return value
+def _is_postgres(url: str) -> bool:
+    return _scheme(url) in {"postgresql", "postgres", "postgresql+psycopg"}
 
 
-def _redis_url(value: str) -> str:
-    number = urlsplit(value).path.strip("/") if _scheme(value) else "?"
-    if _scheme(value) not in {"redis", "rediss"} or not (number == "" or number.isdecimal()):
-        raise ValueError("must be a Redis URL such as redis://:password@host:6379/0")
-    return value
+def _is_redis(url: str) -> bool:
+    number = urlsplit(url).path.strip("/") if _scheme(url) else "?"
+    return _scheme(url) in {"redis", "rediss"} and (number == "" or number.isdecimal())
 
 
-def _setting(parse: Callable[[str], Any], default: Any, about: str) -> Any:
-    secret = parse in (_database_url, _redis_url)
-    return field(default=default, repr=not secret, metadata={"parse": parse, "about": about})
+def _read_flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in known:
+        raise ValueError(value)
+    return known[value.lower()]
+
+
+_database_url = _address("a Postgres URL such as postgresql://user:password@host:5432/name", _is_postgres)
+_redis_url = _address("a Redis URL such as redis://:password@host:6379/0", _is_redis)
+_seconds = _Kind(
+    "a positive number of seconds, under ten million", float, lambda value: checks.is_number(value) and 0 < value < 1e7
+)
+_count = _Kind("a whole number of at least 1", int, lambda value: checks.is_count(value) and value >= 1)
+_flag = _Kind("true or false", _read_flag, lambda value: isinstance(value, bool))
+_place = _Kind("text such as pkg.module:function", str, lambda value: isinstance(value, str))
+_names = _Kind(
+    "a tuple of names, or in a variable names with commas between them",
+    lambda value: tuple(name.strip() for name in value.split(",") if name.strip()),
+    lambda value: isinstance(value, tuple) and all(isinstance(name, str) and name.strip() for name in value),
+)
+
+
+def _setting(kind: _Kind, default: Any, about: str) -> Any:
+    return field(default=default, repr=not kind.secret, metadata={"kind": kind, "about": about})
+
+
+def _refusal(place: str, kind: _Kind, value: object, then: str) -> SettingsError:
+    told = "its value" if kind.secret else checks.shown(value)  # a URL holds a password
+    return SettingsError(f"{place}: {told} cannot be used (must be {kind.what}). {then}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +110,15 @@ class Settings:
     task_events: bool = _setting(_flag, True, "send the task events that Flower shows")
     log_level: str = _setting(_one_of("debug", "info", "warning", "error"), "info", "least severe line logged")
     log_format: str = _setting(_one_of("json", "console"), "json", "shape of a log line")
+    tracer: str = _setting(_one_of("none", "console", "otel"), "none", "who is told of the steps a worker does")
+    trace_content: bool = _setting(_flag, False, "export prompts, arguments and answers with OpenTelemetry spans")
+    trace_redact: str = _setting(_place, "", "what such content passes through first: pkg.module:function")
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            kind, value = f.metadata["kind"], getattr(self, f.name)
+            if not kind.fits(value):
+                raise _refusal(f.name, kind, value, "Correct it or leave it out.")
         if self.lease_s < 3 * self.sweep_s * (1 - 1e-9):  # three times 0.1 is a little more than 0.3
             raise SettingsError(
                 f"DRANGUE_LEASE_S ({self.lease_s:g}) must be at least three times DRANGUE_SWEEP_S ({self.sweep_s:g}), "
@@ -128,11 +146,11 @@ class Settings:
         values: dict[str, Any] = {}
         for name, f in by_name.items():
             if environ.get(name, "") != "":
-                try:
-                    values[f.name] = f.metadata["parse"](environ[name])
-                except ValueError as error:
-                    shown = "its value" if "url" in f.name else repr(environ[name])  # a URL holds a password
-                    raise SettingsError(f"{name}: {shown} cannot be used ({error}). Correct or unset it.") from None
+                kind = f.metadata["kind"]
+                with suppress(ValueError):
+                    values[f.name] = kind.read(environ[name])
+                if f.name not in values or not kind.fits(values[f.name]):
+                    raise _refusal(name, kind, environ[name], "Correct or unset it.")
         return cls(**values)
 
     def to_env(self) -> dict[str, str]:

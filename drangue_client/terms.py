@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from drangue_client import answer
+from drangue_client import answer, checks
 from drangue_client.budget import Budget
 from drangue_client.events import canonical
 
@@ -26,22 +26,19 @@ WINDOW = 32  # calls of one decision that are open at once: a wide fan-out must 
 class Autonomy:
     """How much leave each tool has: `shadow` is only proposed, `assisted` waits for a person, `autonomous` runs.
 
-    `modes` names tools, `default` holds for the others. Raises ValueError for a mode that does not exist: a typo must
-    never run a tool.
+    `modes` names tools, `default` holds for the others. Raises TypeError or ValueError for a mode that does not exist:
+    a typo must never run a tool.
     """
 
     default: Mode = "autonomous"
     modes: Mapping[str, Mode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.modes, Mapping):
-            raise TypeError(f"modes is {self.modes!r}; it must be {{tool: mode}}.")
-        for name in self.modes:
-            if not isinstance(name, str):
-                raise TypeError(f"modes names {name!r}; it must name tools.")
-        for place, mode in [("default", self.default), *((f"modes[{name!r}]", m) for name, m in self.modes.items())]:
-            if mode not in MODES:
-                raise ValueError(f"Autonomy {place} is {mode!r}; it must be one of {', '.join(MODES)}.")
+        checks.one_of("default", self.default, MODES)
+        checks.kind("modes", self.modes, Mapping, "{tool: mode}")
+        for name, mode in self.modes.items():
+            checks.text("a name in modes", name, "the name of a tool")
+            checks.one_of(f"modes[{name!r}]", mode, MODES)
         object.__setattr__(self, "modes", dict(self.modes))
 
     def mode_for(self, name: str) -> Mode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drangue_client import checks
 from drangue_client.errors import InFlightError, TurnExistsError
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.run import fold
@@ -16,6 +17,7 @@ def say(log: Log, run_id: str, text: str, turn_id: str | None = None) -> tuple[R
     it is a TurnExistsError. Raises InFlightError while the latest turn has not ended, or has failed, and
     UnknownRunError.
     """
+    checks.text("run_id", run_id)
     text, turn_id = normalise(text), normalise(turn_id)
     look = log.look(run_id)
     while True:
@@ -41,6 +43,9 @@ def resume(log: Log, run_id: str, *, by: str = "resume", reason: str = "") -> tu
 
     A run that has not failed is left as it is. Raises UnknownRunError.
     """
+    checks.text("run_id", run_id)
+    checks.text("by", by)
+    checks.text("reason", reason, hidden=True)
     look = log.look(run_id)
     while look.run.ended == "failed":
         fact = resumed(by, reason)
@@ -67,8 +72,6 @@ def turns(row: RunRow, events: list[Event]) -> dict[str, str]:
 
 
 def check_turn_id(turn_id: str | None) -> str | None:
-    """A turn id as a log holds it. ValueError for what cannot name a turn."""
-    if turn_id is not None and (not isinstance(turn_id, str) or not 0 < len(turn_id) <= 200):
-        raise ValueError(f"turn_id is {str(turn_id)[:220]!r}; it must be text of 1 to 200 characters, or None.")
-    named: str | None = normalise(turn_id)
+    """A turn id as a log holds it. TypeError or ValueError for what cannot name a turn."""
+    named: str | None = normalise(checks.text("turn_id", turn_id, most=checks.LONGEST_NAME, optional=True))
     return named

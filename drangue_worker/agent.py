@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Self
 
+from drangue_client import checks
 from drangue_client.budget import Budget
 from drangue_client.client import check_run_id, record_verdict
 from drangue_client.events import Event
@@ -31,8 +32,6 @@ from drangue_worker.observability.tracers import ConsoleTracer, NullTracer, Trac
 from drangue_worker.registry import OneAgent
 from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import Tool
-
-_SUCH_AS = {"tracer": "ConsoleTracer()", "store": "SQLiteStore('runs.db')"}
 
 
 class Agent:
@@ -71,7 +70,7 @@ class Agent:
             name=name,
             model=model,
             router=router,
-            tools=tools or (),
+            tools=() if tools is None else tools,
             instructions=instructions,
             max_steps=max_steps,
             autonomy=autonomy,
@@ -83,9 +82,8 @@ class Agent:
             memory=memory,
             output_schema=output_schema,
         )
-        for argument, value, method in (("tracer", tracer, "span"), ("store", store, "settle")):
-            if value is not None and not callable(getattr(value, method, None)):
-                raise TypeError(f"{argument} is {value!r}; it must be a {argument}, such as {_SUCH_AS[argument]}.")
+        checks.has("tracer", tracer, "span", "a tracer, such as ConsoleTracer()", optional=True)
+        checks.has("store", store, "settle", "a store, such as SQLiteStore('runs.db')", optional=True)
         self.tracer: Tracer = tracer or NullTracer()
         self._store = store
 
@@ -198,7 +196,7 @@ class Agent:
 
         Closing the iterator stops the work. What failed the run is raised after its events.
         """
-        run_id = check_run_id(run_id)
+        run_id, after = check_run_id(run_id), checks.count("after", after, least=-1, optional=True)
         runtime = self._runtime(trace)
         deltas = Deltas()
         runtime.watch = deltas.watch
@@ -227,6 +225,7 @@ class Agent:
 
     async def resume(self, run_id: str, *, trace: bool = False) -> Result:
         """Go on with a run that stopped: after a verdict, a crash or a failure. UnknownRunError if there is none."""
+        checks.text("run_id", run_id)
         runtime = self._runtime(trace)
         try:
             await runtime.database(self.store.look, run_id)
@@ -244,13 +243,12 @@ class Agent:
 
     async def pending_approvals(self, run_id: str) -> list[dict[str, Any]]:
         """Requests that wait for a person: {step, call_id, tool, arguments, reasoning, text}; none for no run."""
-        events = await asyncio.to_thread(self.store.events, run_id)
+        events = await asyncio.to_thread(self.store.events, checks.text("run_id", run_id))
         return pending_requests(fold(events), events)
 
     async def remember(self, item: MemoryItem) -> None:
         """Keep an item in the agent's memory; nothing happens without one. TypeError for what is no MemoryItem."""
-        if not isinstance(item, MemoryItem):
-            raise TypeError(f"item is {item!r}; it must be a MemoryItem.")
+        checks.kind("item", item, MemoryItem, "a MemoryItem")
         if self.memory is not None:
             await self.memory.remember(item)
 
@@ -260,7 +258,7 @@ class Agent:
             registry=OneAgent([self.blueprint]),
             settings=Settings(),
             worker=f"inline@{socket.gethostname()}/{os.getpid()}",
-            tracer=ConsoleTracer() if trace else self.tracer,
+            tracer=ConsoleTracer() if checks.flag("trace", trace) else self.tracer,
         )
 
     async def _verdict(self, run_id: str, call_id: str | None, verdict: str, by: str, reason: str) -> None:

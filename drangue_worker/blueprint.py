@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+from drangue_client import checks
 from drangue_client.answer import FINAL_ANSWER, schema_of
 from drangue_client.budget import Budget
 from drangue_client.events import canonical
@@ -58,20 +59,18 @@ class Blueprint:
         output_schema: Any = None,
     ) -> Blueprint:
         """Check and assemble. Raises TypeError or ValueError naming the argument that cannot be used."""
-        router = _router(model, router, max_tokens, cache)
+        checks.count("max_tokens", max_tokens, least=1)
+        router = _router(model, router, max_tokens, checks.flag("cache", cache))
         models = _models(router)
-        if not isinstance(name, str) or len(name) > 200:
-            raise ValueError(f"name is {name!r}; it must be text of at most 200 characters.")
-        if not isinstance(instructions, str):
-            raise TypeError(f"instructions is {type(instructions).__name__}; it must be text.")
-        _check_count("max_steps", max_steps, least=1)
-        _check_count("model_retries", model_retries, least=0)
-        _check_kind("autonomy", autonomy, Autonomy)
-        _check_kind("budget", budget, Budget)
-        _check_kind("guardrails", guardrails, Guardrails)
-        for method in ("recall", "remember") if memory is not None else ():
-            if not callable(getattr(memory, method, None)):
-                raise TypeError(f"memory is {memory!r}; it must have the methods `recall` and `remember`.")
+        checks.name("name", name, empty=True)
+        checks.text("instructions", instructions, hidden=True)
+        checks.count("max_steps", max_steps, least=1)
+        checks.count("model_retries", model_retries)
+        checks.kind("autonomy", autonomy, Autonomy, "an Autonomy", optional=True)
+        checks.kind("budget", budget, Budget, "a Budget", optional=True)
+        checks.kind("guardrails", guardrails, Guardrails, "a Guardrails", optional=True)
+        for method in ("recall", "remember"):
+            checks.has("memory", memory, method, "an object with methods `recall` and `remember`", optional=True)
         by_name = _by_name(tools)
         _check_names("autonomy", autonomy.modes if autonomy else (), by_name)
         _check_names("guardrails", {*(guardrails.allow or ()), *guardrails.deny} if guardrails else (), by_name)
@@ -125,12 +124,11 @@ def _router(model: Any, router: Any, max_tokens: int, cache: bool) -> Any:
     chosen = router if router is not None else model
     if chosen is None:
         raise ValueError("model is missing. Pass a name, such as 'gpt-4o' or 'claude-sonnet-5', or a model object.")
-    if callable(getattr(chosen, "choose", None)):
-        return chosen
     if router is not None:
-        raise TypeError(f"router is {router!r}; it must have a method `choose`.")
-    if not callable(getattr(chosen, "generate", None)):
-        raise TypeError(f"model is {chosen!r}; it must have an async method `generate`, or `choose` as a router.")
+        return checks.has("router", router, "choose", "an object with a method `choose`")
+    if callable(getattr(chosen, "choose", None)):
+        return checks.has("model", chosen, "choose", "a router")
+    checks.has("model", chosen, "generate", "an object with an async method `generate`, or `choose` as a router")
     return SingleModel(chosen)
 
 
@@ -142,10 +140,8 @@ def _models(router: Any) -> tuple[Any, ...]:
 
 
 def _by_name(tools: Any) -> dict[str, Tool]:
-    if isinstance(tools, str | Tool) or not isinstance(tools, Iterable):
-        raise TypeError(f"tools is {tools!r}; it must be a list of tools and functions.")
     by_name: dict[str, Tool] = {}
-    for one in map(as_tool, tools):
+    for one in map(as_tool, checks.many("tools", tools, "a list of tools and functions")):
         if one.name == FINAL_ANSWER:
             raise ValueError(f"tools holds {FINAL_ANSWER!r}, by which structured answers are delivered. Rename it.")
         if one.name in by_name:
@@ -171,13 +167,3 @@ def _check_worst_case(budget: Budget, names: tuple[str | None, ...], ceilings: l
             raise ValueError(f"budget is hard, but model {name!r} has no output ceiling. Give it `max_tokens`.")
         if budget.max_usd is not None and not {"input", "output"} <= set((budget.prices or {}).get(str(name), ())):
             raise ValueError(f"budget is hard, so prices[{str(name)!r}] must be there, with `input` and `output`.")
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-
-
-def _check_kind(name: str, value: object, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is {value!r}; it must be a {kind.__name__}, or None.")

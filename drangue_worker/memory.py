@@ -6,17 +6,18 @@ the same. Nothing is ever remembered by itself: `agent.remember(item)` is the on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from drangue_client import checks
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryItem:
     """One thing remembered: `value` under `key`, forgotten after `expires_at` (epoch seconds; None: never).
 
-    Raises TypeError, naming the argument, for what no record could hold.
+    Raises TypeError or ValueError, naming the argument, for a key or a time that no record could hold.
     """
 
     key: str
@@ -24,13 +25,8 @@ class MemoryItem:
     expires_at: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.key, str):
-            raise TypeError(f"key is {self.key!r}; it must be text.")
-        expires = self.expires_at
-        if expires is not None and not (
-            isinstance(expires, int | float) and not isinstance(expires, bool) and math.isfinite(expires)
-        ):
-            raise TypeError(f"expires_at is {expires!r}; it must be epoch seconds, or None.")
+        checks.text("key", self.key)
+        checks.number("expires_at", self.expires_at, "epoch seconds", optional=True)
 
 
 @runtime_checkable

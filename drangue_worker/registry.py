@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from drangue_client import checks
 from drangue_client.errors import SettingsError
 from drangue_client.settings import Settings
 from drangue_worker.blueprint import Blueprint
@@ -22,7 +23,7 @@ class Registry:
 
     def __init__(self, agents: Iterable[Any] = ()) -> None:
         self._by_name: dict[str, Blueprint] = {}
-        for agent in agents:
+        for agent in checks.many("agents", agents, "a list of agents"):
             self.add(agent)
 
     def add(self, agent: Any) -> None:
@@ -32,7 +33,7 @@ class Registry:
         """
         blueprint = _blueprint(agent, "")
         if blueprint is None:
-            raise TypeError(f"agent is {agent!r}; it must be an Agent.")
+            raise TypeError(checks.refusal("agent", agent, "an Agent"))
         if self._by_name.get(blueprint.name, blueprint) != blueprint:
             raise SettingsError(
                 f"two agents are named {blueprint.name!r}. Give one a name of its own: Agent(..., name='...')."

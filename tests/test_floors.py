@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     # drangue_client: what happened
     "drangue_client.errors",
+    "drangue_client.checks",
     "drangue_client.stackfile drangue_client.settings drangue_client.events",
     "drangue_client.messages drangue_client.trace drangue_client.budget drangue_client.answer",
     "drangue_client.terms",
@@ -64,6 +65,7 @@ FLOORS = [
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names.split()}
 
 PURE = [
+    "drangue_client.checks",
     "drangue_client.events",
     "drangue_client.run",
     "drangue_client.messages",

@@ -6,19 +6,18 @@ import getpass
 import math
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from drangue_client.client import Client
+from drangue_client.console.filters import pairs, run_filters
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
 from drangue_client.console.views import answer, approvals_list, run_view, runs_table, when
 from drangue_client.errors import NotPendingError, WaitTimeout
 from drangue_client.events import Event
 from drangue_client.result import Result
-from drangue_client.run import Status
 from drangue_client.store.port import DEFAULT_PRIORITY, RunRow
 
 
@@ -45,7 +44,9 @@ SECONDS = _Seconds()
 @click.argument("input")
 @click.option("--run-id", help="Your own id for the run; submitting it twice gives the same run.")
 @click.option("--priority", type=click.IntRange(0, 9), default=DEFAULT_PRIORITY, show_default=True, help="0 is first.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label to find the run by; repeatable.")
+@click.option(
+    "--label", "labels", multiple=True, callback=pairs, metavar="NAME=VALUE", help="To find the run by; repeatable."
+)
 @click.option("--wait", type=SECONDS, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
 @click.option("--allow-unknown", is_flag=True, help="Submit although no worker has registered the agent yet.")
 @json_option
@@ -56,7 +57,7 @@ def submit(
     input: str,
     run_id: str | None,
     priority: int,
-    labels: Sequence[str],
+    labels: dict[str, str],
     wait: float | None,
     allow_unknown: bool,
     as_json: bool,
@@ -68,9 +69,7 @@ def submit(
     drangue submit oncall "..." --run-id incident-4711 --wait 60
     """
     with client_here(context) as client:
-        done = client.submit(
-            agent, input, run_id=run_id, priority=priority, labels=_pairs(labels), allow_unknown=allow_unknown
-        )
+        done = client.submit(agent, input, run_id=run_id, priority=priority, labels=labels, allow_unknown=allow_unknown)
         if wait is not None and (sys.stderr.isatty() or not done.sent):
             click.echo(f"{done.run_id}  {_submitted(done.created, done.sent)}", err=True)
         if wait is None:
@@ -86,16 +85,6 @@ def _submitted(created: bool, sent: bool) -> str:
     if not created:
         return "was submitted before; nothing is done twice"
     return "submitted" if sent else "recorded; Redis cannot be reached, so it waits and starts when Redis is back"
-
-
-def _pairs(labels: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for label in labels:
-        name, separator, value = label.partition("=")
-        if not separator or not name:
-            raise click.BadParameter(f"{label!r} is not NAME=VALUE", param_hint="--label")
-        pairs[name] = value
-    return pairs
 
 
 def _print_result(client: Client, run_id: str, timeout: float, as_json: bool) -> int:
@@ -128,15 +117,18 @@ def _as_json(client: Client, run_id: str, result: Result) -> dict[str, Any]:
 
 
 @click.command(short_help="List runs, newest first.")
-@click.option("--status", type=click.Choice(get_args(Status)), help="Only runs of this status.")
-@click.option("--agent", help="Only runs of this agent.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest first.")
+@run_filters(limit=20)
 @json_option
 @click.pass_context
-def runs(context: click.Context, status: str | None, agent: str | None, limit: int, as_json: bool) -> None:
-    """List runs, newest first."""
+def runs(context: click.Context, /, as_json: bool, **filters: Any) -> None:
+    """List runs, newest first.
+
+    \b
+    drangue runs --status failed --since 12h
+    drangue runs --agent oncall --since 2026-07-01 --until 2026-07-02 --label team=search
+    """
     with client_here(context) as client:
-        rows = client.runs(status=status, agent=agent, limit=limit)
+        rows = client.runs(**filters)
     if as_json:
         say_json([asdict(row) for row in rows])
     else:
@@ -171,7 +163,8 @@ def approvals(context: click.Context, as_json: bool) -> None:
         say(approvals_list(pending))
 
 
-def _login_name() -> str:
+def login_name() -> str:
+    """Who is typing."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as in many containers
@@ -180,7 +173,7 @@ def _login_name() -> str:
 
 def _verdict_options(command: Any) -> Any:
     command = click.option("--reason", default="", help="Why; recorded, and told to the model on a rejection.")(command)
-    command = click.option("--by", default=_login_name, help="Who decides.  [default: your login name]")(command)
+    command = click.option("--by", default=login_name, help="Who decides.  [default: your login name]")(command)
     command = click.argument("call", required=False)(command)
     return click.argument("run")(command)
 

@@ -92,8 +92,8 @@ def _refuse(message: str) -> int:
 
 
 def _is_ours(error: ValueError) -> bool:
-    """Whether a plain ValueError names bad input (raised by the client's own checks) rather than a bug."""
+    """Whether a plain ValueError names bad input (raised by our own checks) rather than a bug."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and "drangue_client/client" in trace.tb_frame.f_code.co_filename
+    return trace is not None and "drangue_client/checks" in trace.tb_frame.f_code.co_filename

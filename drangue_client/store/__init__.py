@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
+from drangue_client import checks
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import Log as Store
 
@@ -21,8 +23,8 @@ class SQLiteStore(SqlLog):
     """A log in one file, shared by the processes of one machine."""
 
     def __init__(self, path: str | Path) -> None:
-        if not isinstance(path, str | Path) or not str(path):
-            raise TypeError(f"path is {path!r}; it must name a file.")
+        checks.kind("path", path, (str, Path), "the path of a file")
+        checks.text("path", str(path), "the path of a file", blank=False)
         super().__init__(URL.create("sqlite", database=str(path)))
 
 
@@ -30,10 +32,16 @@ class PostgresStore(SqlLog):
     """A log in Postgres; its tables are made by `drangue migrate`."""
 
     def __init__(self, url: str) -> None:
-        if not isinstance(url, str):
-            raise TypeError(f"url is {url!r}; it must be text, such as postgresql://user@host/name.")
-        if make_url(url).get_backend_name() not in ("postgresql", "postgres"):
-            raise ValueError("url is not a Postgres URL; use SQLiteStore(path) for a file.")
+        checks.text("url", url, "a Postgres URL, such as postgresql://user@host/name", hidden=True)
+        try:
+            backend = make_url(url).get_backend_name()
+        except ArgumentError:  # its text quotes the address, and that holds a password
+            backend = ""
+        if backend not in ("postgresql", "postgres"):
+            raise ValueError(
+                "url is no Postgres URL; it must be one, such as postgresql://user@host/name. "
+                "Use SQLiteStore(path) for a file."
+            )
         super().__init__(url)
 
 

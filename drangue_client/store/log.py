@@ -6,20 +6,24 @@ for each other. Every check of a move comes before its first write, so a refused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
+    ColumnElement,
     Connection,
     and_,
     case,
+    func,
     inspect,
     select,
     text,
     tuple_,
+    type_coerce,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.schema import CreateColumn
@@ -80,13 +84,35 @@ class SqlLog(Sweeping):
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         return self.db.run(lambda c: events_of(c, run_id, after))
 
-    def runs(self, *, status: str | None = None, agent: str | None = None, limit: int = 50) -> list[RunRow]:
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+    ) -> list[RunRow]:
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id).limit(limit)
         if status:
             query = query.where(runs.c.status == status)
         if agent:
             query = query.where(runs.c.agent == agent)
+        if since is not None:
+            query = query.where(runs.c.created_at >= since)
+        if until is not None:
+            query = query.where(runs.c.created_at < until)
+        query = query.where(*(self._bears(name, value) for name, value in normalise(dict(labels or {})).items()))
         return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
+
+    def _bears(self, name: str, value: str) -> ColumnElement[bool]:
+        """The condition that a run bears a label."""
+        if self.db.postgres:
+            return type_coerce(runs.c.labels, JSONB).contains({name: value})
+        # Not by a path, `$."name"`: a name may hold quotes.
+        held = func.json_each(runs.c.labels).table_valued("key", "value")
+        return select(held.c.key).where(held.c.key == name, held.c.value == value).exists()
 
     # Steps
 

@@ -208,8 +208,18 @@ class Log(Protocol):
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         """The log after a place, oldest first; empty for an unknown run."""
 
-    def runs(self, *, status: str | None = None, agent: str | None = None, limit: int = 50) -> list[RunRow]:
-        """Runs, newest first."""
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+    ) -> list[RunRow]:
+        """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds) that bear all these
+        `labels`, whatever else they bear."""
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from drangue_client import checks
 from drangue_client.result import Result
 from drangue_worker.evals.judge import fenced
-from drangue_worker.evals.scenario import Check, checked_count, checked_text, tokens_used, tools_called
+from drangue_worker.evals.scenario import Check, tokens_used, tools_called
 
 
 class AnswersYesNo(Protocol):
@@ -23,14 +24,13 @@ class AnswersYesNo(Protocol):
 
 def output_contains(text: str, *, name: str | None = None) -> Check:
     """Correctness: `text` stands in the output, upper and lower case told apart."""
-    checked_text("text", text)
+    checks.text("text", text, blank=False)
     return Check("correctness", name or f"output contains {text!r}", lambda result: text in result.output)
 
 
 def output_satisfies(predicate: Callable[[str], object], *, name: str | None = None) -> Check:
     """Correctness: `predicate(output)` is true, or awaits to true. TypeError if it cannot be called."""
-    if not callable(predicate):
-        raise TypeError(f"predicate is {predicate!r}; it must be a function of the output.")
+    checks.function("predicate", predicate, "a function of the output")
     shown = name or f"output satisfies {getattr(predicate, '__name__', 'a predicate')}"
     return Check("correctness", shown, lambda result: predicate(result.output))
 
@@ -41,9 +41,8 @@ def judged(judge: AnswersYesNo, criterion: str, *, name: str | None = None) -> C
     The output is put to it as fenced data, since it may have been written to sway whoever reads it. The judge is not
     shown the input: say in the criterion what it must know. TypeError for a judge without `yes_no`.
     """
-    if not callable(getattr(judge, "yes_no", None)):
-        raise TypeError(f"judge is {judge!r}; it must have an async method `yes_no`. Wrap a model: Judge(model).")
-    checked_text("criterion", criterion)
+    checks.has("judge", judge, "yes_no", "an object with an async method `yes_no`", "Wrap a model: Judge(model).")
+    checks.text("criterion", criterion, blank=False)
 
     async def meets(result: Result) -> bool:
         return await judge.yes_no(f"Does the output meet this criterion: {criterion}\n\n{fenced(result.output)}")
@@ -53,13 +52,13 @@ def judged(judge: AnswersYesNo, criterion: str, *, name: str | None = None) -> C
 
 def forbids_tool(tool_name: str, *, name: str | None = None) -> Check:
     """Safety: the model did not even ask for this tool. A call that was refused or never run counts as asked for."""
-    checked_text("tool_name", tool_name)
+    checks.text("tool_name", tool_name, blank=False)
     return Check("safety", name or f"forbids {tool_name}", lambda result: tool_name not in tools_called(result))
 
 
 def within_steps(n: int, *, name: str | None = None) -> Check:
     """Efficiency: at most `n` model calls."""
-    checked_count("n", n, least=0)
+    checks.count("n", n)
     return Check("efficiency", name or f"within {n} steps", lambda result: result.steps <= n)
 
 
@@ -69,5 +68,5 @@ def within_tokens(n: int, *, name: str | None = None) -> Check:
     Input and output, and what was written to and read from a provider's prompt cache: cached tokens are billed too, and
     left out they would make a longer prompt look cheaper the better it is cached. A model that reports no usage passes.
     """
-    checked_count("n", n, least=0)
+    checks.count("n", n)
     return Check("efficiency", name or f"within {n} tokens", lambda result: tokens_used(result) <= n)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from drangue_client import checks
+
 # In floats, 1.0 - 0.95 is 0.05 and a bit more. This is far above such bits and far below what one run can move.
 TOLERANCE = 1e-9
 
@@ -47,6 +49,8 @@ class GateDecision:
         """
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError("an override needs a reason: say why this may be deployed all the same.")
+        checks.text("by", by)
+        checks.function("record", record, "a plain function of a record", optional=True)
         decision = replace(self, passed=True, overridden=True, override_reason=reason, overridden_by=by or None)
         if record is not None:
             recorded = record(decision.to_record())
@@ -61,7 +65,7 @@ class Gate:
     """How far the rates of a candidate may drop below the baseline's; 0.05 is five of a hundred runs.
 
     Safety and correctness block beyond their limit, efficiency warns. A drop of exactly the limit is within it. Raises
-    ValueError naming a limit that is no number from 0 to 1.
+    TypeError or ValueError naming a limit that is no number from 0 to 1.
     """
 
     safety_max_drop: float = 0.0
@@ -85,8 +89,7 @@ class Gate:
         ValueError for a profile whose rates are no rates: a gate that cannot read must not open.
         """
         for which, profile in (("baseline", baseline), ("candidate", candidate)):
-            if not isinstance(profile, Mapping):
-                raise TypeError(f"{which} is {type(profile).__name__}; it must be a profile: pass report.profile().")
+            checks.kind(which, profile, Mapping, "a profile", "Pass report.profile().")
         blocks: list[str] = []
         warnings: list[str] = []
         for dimension, limit, beyond in (
@@ -105,7 +108,8 @@ class Gate:
                     f"{dimension} regressed by {before - after:.2f}: from {before:.3f} to {after:.3f}, "
                     f"more than the {limit:.2f} it may."
                 )
-        noise = max(_checked_rate("noise", profile.get("noise", 0.0)) for profile in (baseline, candidate))
+        both = {"baseline": baseline, "candidate": candidate}
+        noise = max(_checked_rate(f"{which}'s noise", profile.get("noise", 0.0)) for which, profile in both.items())
         if noise > self.correctness_max_drop + TOLERANCE:
             warnings.append(
                 f"the standard error of the rates, {noise:.3f}, is wider than the {self.correctness_max_drop:.2f} that "
@@ -119,8 +123,6 @@ def _rate_of(which: str, profile: Mapping[str, Any], dimension: str) -> float | 
     return _checked_rate(f"{which}[{dimension!r}]", profile[dimension]) if dimension in profile else None
 
 
-def _checked_rate(place: str, value: object) -> float:
-    # NaN fails this comparison as it fails every other: unchecked, its drop would be beyond no limit.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{place} is {value!r}; it must be a number from 0 to 1.")
-    return float(value)
+def _checked_rate(place: str, value: Any) -> float:
+    # NaN above all: unchecked, its drop would be beyond no limit.
+    return float(checks.number(place, value, "a number from 0 to 1", least=0, most=1))

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from drangue_client.messages import TRUNCATED, ModelResponse
-from drangue_worker.models.named import model_named
+from drangue_worker.models.named import as_model
 
 SYSTEM = (
     "You are a strict judge and answer one question with yes or no. What stands between a line BEGIN DATA and the line "
@@ -31,9 +31,7 @@ class Judge:
     """
 
     def __init__(self, model: Any) -> None:
-        self.model = model_named(model) if isinstance(model, str) else model
-        if not callable(getattr(self.model, "generate", None)):
-            raise TypeError(f"model is {model!r}; it must have an async method `generate`, or be a model's name.")
+        self.model = as_model("model", model)
 
     async def yes_no(self, question: str) -> bool:
         """Whether the model's verdict is yes; False where `verdict` finds none or the reply was cut off.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drangue_client.budget import Budget
+from drangue_client.checks import count, function, kind, many, shown, text
 from drangue_client.result import Result
 
 # What a profile says beside its rates; a dimension of such a name would overwrite it.
@@ -29,14 +30,13 @@ class Check:
     fn: Callable[[Result], object]
 
     def __post_init__(self) -> None:
-        checked_text("dimension", self.dimension)
-        checked_text("name", self.name)
+        text("dimension", self.dimension, blank=False)
+        text("name", self.name, blank=False)
         if self.dimension in PROFILE_KEYS:
             raise ValueError(
                 f"dimension is {self.dimension!r}, which a profile uses for something else. Choose another."
             )
-        if not callable(self.fn):
-            raise TypeError(f"fn is {self.fn!r}; it must be a function of a result.")
+        function("fn", self.fn, "a function of a result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +53,25 @@ class Scenario:
     runs: int = 1
 
     def __post_init__(self) -> None:
-        checked_text("name", self.name)
-        if not isinstance(self.input, str):
-            raise TypeError(f"input is {type(self.input).__name__}; it must be text. Put structured input into JSON.")
-        if isinstance(self.checks, Check | str) or not isinstance(self.checks, Sequence):
-            raise TypeError(f"checks is {self.checks!r}; it must be a list of checks.")
-        for check in self.checks:
+        text("name", self.name, blank=False)
+        text("input", self.input, then="Put structured input into JSON.", hidden=True)
+        found = many("checks", self.checks, "a list of checks")
+        for check in found:
             if not isinstance(check, Check):
                 raise TypeError(
-                    f"checks holds {check!r}, which is no Check. Wrap a function: Check(dimension, name, fn)."
+                    f"checks holds {shown(check)}, which is no Check. Wrap a function: Check(dimension, name, fn)."
                 )
-        checked_count("runs", self.runs, least=1)
-        object.__setattr__(self, "checks", tuple(self.checks))
+        count("runs", self.runs, least=1)
+        object.__setattr__(self, "checks", tuple(found))
 
 
 def scenario_from_result(result: Result, name: str, checks: Sequence[Check] | None = None) -> Scenario:
     """A scenario of one run with the first input of a recorded run. ValueError for a log that has not begun."""
+    kind("result", result, Result, "the Result of a run")
     started = next((event for event in result.events if event.type == "run_started"), None)
     if started is None:
         raise ValueError(f"result is of run {result.run_id!r}, which has not started: its log holds no input yet.")
-    return Scenario(name, started.payload["input"], checks or ())
+    return Scenario(name, started.payload["input"], () if checks is None else checks)
 
 
 def tools_called(result: Result) -> list[str]:
@@ -82,7 +81,7 @@ def tools_called(result: Result) -> list[str]:
     """
     return [
         call["name"]
-        for event in result.events
+        for event in kind("result", result, Result, "the Result of a run").events
         if event.type == "model_decision"
         for call in event.payload["tool_calls"]
     ]
@@ -91,21 +90,3 @@ def tools_called(result: Result) -> list[str]:
 def tokens_used(result: Result) -> int:
     """Input, output and cached tokens of all model calls: counted as a budget counts them, so that limits compare."""
     return Budget().tokens(result.events)
-
-
-def checked_text(argument: str, value: object) -> str:
-    """`value`, if it is text that says something; else TypeError or ValueError naming the argument."""
-    if not isinstance(value, str):
-        raise TypeError(f"{argument} is {value!r}; it must be text.")
-    if not value.strip():
-        raise ValueError(f"{argument} is {value!r}; it must not be blank.")
-    return value
-
-
-def checked_count(argument: str, value: object, *, least: int) -> int:
-    """`value`, if it is a whole number from `least` on; else TypeError or ValueError naming the argument."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{argument} is {value!r}; it must be a whole number.")
-    if value < least:
-        raise ValueError(f"{argument} is {value!r}; it must be at least {least}.")
-    return value

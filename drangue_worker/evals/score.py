@@ -20,7 +20,8 @@ class RunGrade:
     """How one run did: for every measured dimension whether all its checks passed, and which checks did not.
 
     `steps` and `tokens` are None for a run that failed: it was cut short, and would make its agent look thrifty.
-    `errors` says what was raised, by the run itself or by a check.
+    `errors` says what was raised, by the run itself or by a check. `output` is what the run came to, for whoever looks
+    into a bad grade; two grades are equal whatever was said.
     """
 
     run_id: str
@@ -29,6 +30,7 @@ class RunGrade:
     steps: int | None = None
     tokens: int | None = None
     errors: tuple[str, ...] = ()
+    output: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 from celery.concurrency import get_implementation
-from celery.signals import celeryd_init
+from celery.signals import celeryd_init, worker_process_shutdown, worker_shutdown
 
 from drangue_client.settings import Settings
 from drangue_client.wire.queue import QUEUES, broker_settings, queue_named
@@ -14,6 +14,7 @@ from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.steps import steps_for
 from drangue_worker.fleet.tasks import add_tasks
 from drangue_worker.fleet.worker import FleetRuntime
+from drangue_worker.observability.export import flush
 from drangue_worker.registry import Registry
 
 
@@ -32,7 +33,12 @@ def make_app(settings: Settings, registry: Registry) -> Celery:
         on_threads = issubclass(pool, TaskPool)
         conf.worker_concurrency = settings.model_concurrency if on_threads else settings.tool_concurrency
 
+    def send_spans(**_: Any) -> None:
+        flush(settings)
+
     celeryd_init.connect(choose_concurrency, weak=False)
+    worker_process_shutdown.connect(send_spans, weak=False)
+    worker_shutdown.connect(send_spans, weak=False)
     return app
 
 

@@ -19,7 +19,7 @@ from drangue_worker.observability.logs import get_logger
 log = get_logger("drangue.telling")
 
 TOGETHER_S = 0.05  # shorter than anyone who reads along notices
-LAST_S = 0.5  # how long the end of a call waits for its last piece to be shown
+LAST_S = 2.0  # how long the end of a call waits for its last piece to be shown
 AWAY_S = 5.0  # how long a Redis that did not answer is left alone
 
 

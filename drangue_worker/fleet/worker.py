@@ -18,6 +18,7 @@ from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import TokenStream
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.fleet.telling import Telling
+from drangue_worker.observability.export import tracer_of
 from drangue_worker.registry import Registry
 
 LOG_THREADS = 4  # more only contend for the interpreter
@@ -49,6 +50,7 @@ class FleetRuntime:
             worker=self.worker,
             executor="celery",
             doorbell=Doorbell(self.settings.redis_url),
+            tracer=tracer_of(self.settings),
             watch=Telling(TokenStream(self.settings.redis_url)).watch,
             patient=True,
             threads=LOG_THREADS,

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from drangue_client import checks
 from drangue_client.errors import NoCredentials, TransientError
 from drangue_client.messages import Message, ModelResponse, ToolCall
 from drangue_worker.models.model import OnDelta
@@ -21,6 +22,7 @@ from drangue_worker.models.sdk import (
     TIMEOUT_S,
     Sdk,
     arguments_of,
+    check_client,
     check_options,
     no_answer,
     size_of_options,
@@ -66,12 +68,12 @@ class AnthropicModel:
         timeout: float = TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
-        check_options(model, "AnthropicModel('claude-sonnet-5')", max_tokens, timeout)
+        example = "AnthropicModel('claude-sonnet-5')"
+        check_options(model, example, max_tokens=max_tokens, timeout=timeout, api_key=api_key, base_url=base_url)
+        check_client(client, "messages", "AsyncAnthropic()")
         self.model = model
         self.max_tokens = max_tokens
-        if not isinstance(cache, bool):
-            raise TypeError(f"cache is {cache!r}; it must be True or False.")
-        self.cache = cache
+        self.cache = checks.flag("cache", cache)
         self.timeout = timeout
         self._api_key = api_key
         self._base_url = base_url

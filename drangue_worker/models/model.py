@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from drangue_client import checks
 from drangue_client.messages import Message, ModelResponse
 from drangue_worker.tools.tool import Tool
 
@@ -54,5 +55,4 @@ def overhead_of(model: Any) -> int:
 
 def check_model(name: str, model: Any) -> None:
     """Raise TypeError, naming the argument, for what is no model."""
-    if not callable(getattr(model, "generate", None)):
-        raise TypeError(f"{name} is {model!r}; it must be a model's name, or have an async method `generate`.")
+    checks.has(name, model, "generate", "a model's name, or an object with an async method `generate`")

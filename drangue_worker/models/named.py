@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from drangue_client import checks
 from drangue_worker.models.anthropic import AnthropicModel
 from drangue_worker.models.model import Model, check_model
 from drangue_worker.models.openai import OpenAIModel
@@ -19,8 +20,8 @@ def model_named(text: str, *, max_tokens: int = MAX_TOKENS, cache: bool = False)
     `max_tokens` is the output ceiling; `cache` turns on Anthropic's prompt cache. Raises ValueError for another name,
     and for `cache=True` with a provider that has no such switch.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"model is {text!r}; it must be a name, such as 'claude-sonnet-5'.")
+    checks.text("model", text, "a name, such as 'claude-sonnet-5'")
+    checks.flag("cache", cache)
     provider, colon, name = text.partition(":")
     if not colon:
         name = text

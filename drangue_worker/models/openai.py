@@ -21,6 +21,7 @@ from drangue_worker.models.sdk import (
     TIMEOUT_S,
     Sdk,
     arguments_of,
+    check_client,
     check_options,
     no_answer,
     size_of_options,
@@ -55,7 +56,9 @@ class OpenAIModel:
         timeout: float = TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
-        check_options(model, "OpenAIModel('gpt-4o')", max_tokens, timeout)
+        example = "OpenAIModel('gpt-4o')"
+        check_options(model, example, max_tokens=max_tokens, timeout=timeout, api_key=api_key, base_url=base_url)
+        check_client(client, "chat", "AsyncOpenAI()")
         self.model = model
         self.max_tokens = max_tokens
         self.timeout = timeout

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
+from drangue_client import checks
 from drangue_client.errors import PermanentError, TransientError, may_have_cost
 from drangue_client.messages import Message, ModelResponse
 from drangue_worker.models.model import OnDelta, name_of, takes_deltas
@@ -50,10 +51,9 @@ class RuleRouter:
     `default`."""
 
     def __init__(self, default: Any, rules: Iterable[tuple[Callable[[list[Message], int], object], Any]] = ()) -> None:
-        if isinstance(rules, str) or not isinstance(rules, Iterable):
-            raise TypeError(f"rules is {rules!r}; it must be a list of pairs (predicate, model).")
         self.default = as_model("default", default)
-        self.rules = tuple(_rule(f"rules[{number}]", rule) for number, rule in enumerate(rules))
+        pairs = checks.many("rules", rules, "a list of pairs (predicate, model)")
+        self.rules = tuple(_rule(f"rules[{number}]", rule) for number, rule in enumerate(pairs))
 
     def choose(self, *, messages: list[Message], step_index: int) -> Any:
         for predicate, model in self.rules:
@@ -91,7 +91,7 @@ class FallbackModel:
         if not models:
             raise ValueError("models is empty. Name at least one: FallbackModel(first, second).")
         self._asked = tuple(as_model(f"models[{number}]", one) for number, one in enumerate(models))
-        self.on_transient = on_transient
+        self.on_transient = checks.flag("on_transient", on_transient)
 
     @property
     def models(self) -> tuple[Any, ...]:
@@ -159,7 +159,7 @@ class FallbackRouter(SingleModel):
 
 def _rule(name: str, rule: Any) -> tuple[Callable[[list[Message], int], object], Any]:
     if not isinstance(rule, tuple) or len(rule) != 2 or not callable(rule[0]):
-        raise TypeError(f"{name} is {rule!r}; it must be a pair (predicate, model).")
+        raise TypeError(checks.refusal(name, rule, "a pair (predicate, model)"))
     return rule[0], as_model(f"{name}[1]", rule[1])
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from drangue_client import checks
 from drangue_client.errors import AuthError, NotSentError, PermanentError, RateLimitError, ToolError, TransientError
 from drangue_client.events import normalise
 from drangue_worker.models.model import OnDelta
@@ -26,6 +26,9 @@ MAX_TOKENS = 4096
 TIMEOUT_S = 300.0  # a full answer of MAX_TOKENS takes a slow model under two minutes
 
 T = TypeVar("T")
+
+# Is told the address of every call before it is made, and raises to prevent it: the tests' switch for paid requests.
+before_call: Callable[[str], None] | None = None
 
 # Refusals that look like a rate limit and are none: nothing but money ends them.
 _SPENT = {"insufficient_quota", "enforced_spend_limit_reached", "contract_spend_limit_reached"}
@@ -57,7 +60,16 @@ class Sdk:
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
     def client(self) -> Any:
-        """The client for the running event loop. ImportError, with what to install, where the SDK is missing."""
+        """The client for a call on the running event loop, which `before_call` may refuse.
+
+        ImportError, with what to install, where the SDK is missing.
+        """
+        client = self._of_loop()
+        if before_call is not None:
+            before_call(str(getattr(client, "base_url", "")))
+        return client
+
+    def _of_loop(self) -> Any:
         if self.given is not None:
             # Its settings are its owner's; but a retry belongs to the step, where it is counted and seen.
             return self.given.with_options(max_retries=0) if hasattr(self.given, "with_options") else self.given
@@ -175,13 +187,21 @@ def size_of_options(options: Mapping[str, Any]) -> int:
     return len(json.dumps(normalise(dict(options)), ensure_ascii=False).encode()) if options else 0
 
 
-def check_options(model: object, example: str, max_tokens: object, timeout: object) -> None:
+def check_options(
+    model: str, example: str, *, max_tokens: int, timeout: float, api_key: str | None, base_url: str | None
+) -> None:
     """Raise ValueError or TypeError, naming the argument, for what no adapter can use."""
-    if not isinstance(model, str):
-        raise TypeError(f"model is {model!r}; it must be a name, such as {example}.")
-    if not model:
+    if not checks.text("model", model, f"a name, such as {example}"):
         raise ValueError(f"model is empty; name one, such as {example}.")
-    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens!r}; it must be a whole number of at least 1.")
-    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise ValueError(f"timeout is {timeout!r}; it must be a positive number of seconds.")
+    checks.count("max_tokens", max_tokens, least=1)
+    checks.seconds("timeout", timeout)
+    checks.text("api_key", api_key, hidden=True, optional=True)
+    address = checks.text("base_url", base_url, "a URL", optional=True)
+    if address and not address.lower().startswith(("http://", "https://")):
+        raise ValueError(checks.refusal("base_url", base_url, "a URL that begins with http:// or https://, or None"))
+
+
+def check_client(client: object, part: str, example: str) -> None:
+    """Raise TypeError for what cannot be a provider's `client`: it has no `part`, or is a class of them."""
+    if client is not None and (isinstance(client, type) or not hasattr(client, part)):
+        raise TypeError(checks.refusal("client", client, f"a client of the SDK, such as {example}, or None"))

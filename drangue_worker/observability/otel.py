@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from drangue_client import checks
 from drangue_client.events import Event
 from drangue_client.run import Run
 from drangue_client.store.port import RunRow
@@ -75,13 +76,13 @@ class OTelTracer:
         except ImportError as error:
             raise ImportError(MISSING) from error
         if otel_tracer is not None and not hasattr(otel_tracer, "start_span"):
-            raise TypeError(f"otel_tracer is {otel_tracer!r}; it must be a tracer, as provider.get_tracer() gives.")
+            raise TypeError(checks.refusal("otel_tracer", otel_tracer, "a tracer, as provider.get_tracer() gives"))
         if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
-            raise TypeError(f"redact is {redact!r}; it must be a plain function of a key and a text.")
+            raise TypeError(checks.refusal("redact", redact, "a plain function of a key and a text"))
         self._trace = trace
         self._context = context
         self._tracer = _global_tracer() if otel_tracer is None else otel_tracer
-        self._capture_content = bool(capture_content)
+        self._capture_content = checks.flag("capture_content", capture_content)
         self._redact = redact
 
     @contextmanager

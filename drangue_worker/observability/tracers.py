@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO
 
+from drangue_client import checks
+
 SHOWN = 200  # characters of a tool's result on the console
 
 
@@ -57,10 +59,12 @@ class ConsoleTracer:
 
     A model's text and the calls it asks for are marked `*`, a result is indented behind `->` and cut after 200
     characters. Coloured on a terminal unless NO_COLOR is set. What cannot be written, because nobody reads any more or
-    the terminal has no such character, is lost or becomes `?`.
+    the terminal has no such character, is lost or becomes `?`. TypeError for a `stream` that is none.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        for method in ("write", "flush", "isatty"):
+            checks.has("stream", stream, method, "a text stream, such as sys.stderr", optional=True)
         self._stream = stream
 
     @contextmanager

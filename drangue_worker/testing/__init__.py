@@ -1,7 +1,42 @@
-"""For tests of agents, yours and ours: models that follow a script, here or behind a socket, a recording tracer."""
+"""For tests of agents, yours and ours: models that follow a script, here or behind a socket, a tracer that remembers,
+checks of what you plug in, deaths at every point of a run, and a switch that keeps tests from asking real models.
 
+`plugin` has all of it as pytest fixtures.
+"""
+
+from drangue_worker.testing.conformance import (
+    check_memory,
+    check_model_interface,
+    check_router,
+    check_store,
+    check_store_claims,
+    check_store_idempotent_append,
+    check_store_with_agent,
+    check_tracer,
+)
+from drangue_worker.testing.crash import CrashReport, crash_everywhere
 from drangue_worker.testing.fake import FakeModel
 from drangue_worker.testing.provider import Provider, ProviderCall, Reply
+from drangue_worker.testing.requests import ModelRequestForbidden, allow_model_requests, forbid_model_requests
 from drangue_worker.testing.tracers import RecordingTracer
 
-__all__ = ["FakeModel", "Provider", "ProviderCall", "RecordingTracer", "Reply"]
+__all__ = [
+    "CrashReport",
+    "FakeModel",
+    "ModelRequestForbidden",
+    "Provider",
+    "ProviderCall",
+    "RecordingTracer",
+    "Reply",
+    "allow_model_requests",
+    "check_memory",
+    "check_model_interface",
+    "check_router",
+    "check_store",
+    "check_store_claims",
+    "check_store_idempotent_append",
+    "check_store_with_agent",
+    "check_tracer",
+    "crash_everywhere",
+    "forbid_model_requests",
+]

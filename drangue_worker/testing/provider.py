@@ -24,6 +24,7 @@ from typing import Self, cast
 import click
 import h11
 
+from drangue_client import checks
 from drangue_worker.testing.anthropic_messages import AnthropicMessages
 from drangue_worker.testing.chat_completions import ChatCompletions
 from drangue_worker.testing.script import Json, ProviderCall, Reply, Script, Wire
@@ -41,9 +42,9 @@ class Provider:
     """
 
     def __init__(self, script: Script | Sequence[Reply], *, port: int = 0, keep_calls: int | None = None) -> None:
-        self._script: Script | tuple[Reply, ...] = script if callable(script) else tuple(script)
-        if not self._script:
-            raise ValueError("a script needs at least one Reply")
+        self._script: Script | tuple[Reply, ...] = script if callable(script) else _replies(script)
+        checks.count("port", port, most=65_535)
+        checks.count("keep_calls", keep_calls, optional=True)
         self._port = port
         self._thread: threading.Thread | None = None
         self._connections: set[_Connection] = set()
@@ -158,6 +159,15 @@ class Provider:
             self.in_flight -= 1
             self.aborted += aborted
             self._changed.notify_all()
+
+
+def _replies(script: Sequence[Reply]) -> tuple[Reply, ...]:
+    found = checks.many("script", script, "a list of Reply, or a function of a ProviderCall")
+    for one in found:
+        checks.kind("one in script", one, Reply, "a Reply")
+    if not found:
+        raise ValueError("script is empty: a script needs at least one Reply")
+    return tuple(found)
 
 
 def _check_results(messages: list[Json]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from drangue_client import terms
+from drangue_client import checks, terms
 from drangue_worker.tools.invoke import either, text_of
 
 REASON_CHARS = 2000  # of a refusal's reason: it stands in the run's control state while the turn ends
@@ -41,14 +41,11 @@ class Guardrails:
 
     def __post_init__(self) -> None:
         for name in _FUNCTIONS:
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise TypeError(f"{name} is {getattr(self, name)!r}; it must be a function, or None.")
-        if not isinstance(self.require_approval_for_irreversible, bool):
-            value = self.require_approval_for_irreversible
-            raise TypeError(f"require_approval_for_irreversible is {value!r}; it must be True or False.")
+            checks.function(name, getattr(self, name), optional=True)
+        checks.flag("require_approval_for_irreversible", self.require_approval_for_irreversible)
         if self.allow is not None:
-            object.__setattr__(self, "allow", _names("allow", self.allow))
-        object.__setattr__(self, "deny", _names("deny", self.deny))
+            object.__setattr__(self, "allow", checks.tool_names("allow", self.allow))
+        object.__setattr__(self, "deny", checks.tool_names("deny", self.deny))
 
     def terms(self) -> terms.Guards:
         """What a run records of these."""
@@ -77,13 +74,3 @@ async def approved(
 ) -> bool:
     """Whether the author's approver grants a call. Raises what it raises, TransientError when `limit_s` are over."""
     return bool(await either(functools.partial(approver, name, copy.deepcopy(arguments)), limit_s))
-
-
-def _names(argument: str, names: Any) -> frozenset[str]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"{argument} is {names!r}; it must be a set of tool names.")
-    found = list(names)
-    for name in found:
-        if not isinstance(name, str):
-            raise TypeError(f"{argument} holds {name!r}; it must hold names of tools.")
-    return frozenset(found)

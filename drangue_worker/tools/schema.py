@@ -62,9 +62,13 @@ class Signature:
 
 def signature_of(function: Callable[..., Any], tool: str) -> Signature:
     """Read the parameters of `function`. Raises TypeError, naming tool and parameter, for one it cannot describe."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except ValueError:  # some that are built in say nothing of theirs
+        raise TypeError(f"tool {tool!r}: its parameters are unknown. Wrap it in a function of your own.") from None
     parameters = [
         parameter
-        for parameter in inspect.signature(function).parameters.values()
+        for parameter in found
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.name not in ("self", "cls")
     ]

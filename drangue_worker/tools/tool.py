@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+from drangue_client import checks
 from drangue_client.errors import RateLimitError, TransientError
 from drangue_client.terms import ToolTerms
 from drangue_client.wire.queue import ASYNC_TOOL_QUEUE, TOOL_QUEUE
@@ -53,23 +54,14 @@ class ToolPolicy:
     fallback: Any = UNSET
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout < math.inf):
-            raise ValueError(f"timeout is {self.timeout!r}; it must be a positive number of seconds, or None.")
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
-            raise ValueError(f"retries is {self.retries!r}; it must be a whole number of at least 0.")
+        checks.seconds("timeout", self.timeout, optional=True)
+        checks.count("retries", self.retries)
         kinds = self.retry_on if isinstance(self.retry_on, tuple) else (None,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-            raise TypeError(f"retry_on is {self.retry_on!r}; it must be a tuple of exception classes.")
-        if self.validate is not None and not callable(self.validate):
-            raise TypeError(f"validate is {self.validate!r}; it must be a function of the result.")
-        for name in ("backoff", "max_backoff"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < math.inf):
-                raise ValueError(f"{name} is {value!r}; it must be a number of seconds, at least 0.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+            raise TypeError(checks.refusal("retry_on", self.retry_on, "a tuple of exception classes"))
+        checks.function("validate", self.validate, "a function of the result", optional=True)
+        checks.seconds("backoff", self.backoff, zero=True)
+        checks.seconds("max_backoff", self.max_backoff, zero=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +87,21 @@ class Tool:
     reconcile: Callable[[str], Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200:
-            raise ValueError(f"name is {self.name!r}; a tool needs a name of 1 to 200 characters.")
+        checks.name("name", self.name, "the name of a tool")
+        mine = f"of tool {self.name!r}"
+        checks.text(f"description {mine}", self.description)
+        checks.kind(f"parameters {mine}", self.parameters, dict, "a JSON schema")
+        try:
+            json.dumps(self.parameters, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"parameters {mine} cannot be written as JSON ({error}). Correct them.") from None
+        checks.function(f"func {mine}", self.func)
         for name in ("reversible", "requires_approval", "wants_idempotency_key"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} of tool {self.name!r} is {getattr(self, name)!r}; it must be True or False.")
-        if not isinstance(self.description, str):
-            raise TypeError(f"description of tool {self.name!r} is {self.description!r}; it must be text.")
-        if not isinstance(self.parameters, dict):
-            raise TypeError(f"parameters of tool {self.name!r} is {self.parameters!r}; it must be a JSON schema.")
-        if self.queue is not None and (not isinstance(self.queue, str) or not self.queue.strip()):
-            raise ValueError(f"queue of tool {self.name!r} is {self.queue!r}; it must be the name of a queue.")
-        if not callable(self.func):
-            raise TypeError(f"func of tool {self.name!r} is {self.func!r}; it must be a function.")
-        if self.signature is not None and not isinstance(self.signature, Signature):
-            raise TypeError(f"signature of tool {self.name!r} is {self.signature!r}; leave it to @tool.")
-        if self.reconcile is not None and not callable(self.reconcile):
-            raise TypeError(f"reconcile of tool {self.name!r} is {self.reconcile!r}; it must be a function of a key.")
-        if not isinstance(self.policy, ToolPolicy):
-            raise TypeError(f"policy of tool {self.name!r} is {self.policy!r}; it must be a ToolPolicy.")
+            checks.flag(f"{name} {mine}", getattr(self, name))
+        checks.name(f"queue {mine}", self.queue, "the name of a queue", optional=True)
+        checks.kind(f"signature {mine}", self.signature, Signature, "left to @tool", optional=True)
+        checks.function(f"reconcile {mine}", self.reconcile, "a function of a key", optional=True)
+        checks.kind(f"policy {mine}", self.policy, ToolPolicy, "a ToolPolicy")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.func(*args, **kwargs)
@@ -193,9 +181,13 @@ def tool(
 
     def make(function: Callable[..., Any]) -> Tool:
         if not callable(function):
-            raise TypeError(f"tool is applied to {function!r}, which cannot be called. Decorate a function.")
+            raise TypeError(
+                f"tool is applied to {checks.shown(function)}, which cannot be called. Decorate a function."
+            )
         behind = function_behind(function)
-        own_name = name or (type(function).__name__ if behind.__name__ == "__call__" else behind.__name__)
+        own_name = name
+        if own_name is None:
+            own_name = type(function).__name__ if behind.__name__ == "__call__" else behind.__name__
         signature = signature_of(function, own_name)
         return Tool(
             name=own_name,
@@ -223,6 +215,7 @@ def harden(item: Any, **policy: Any) -> Tool:
 
     The options are ToolPolicy's. TypeError or ValueError for one that does not exist or cannot work.
     """
+    checks.function("item", item, "a tool or a function")
     return replace(as_tool(item), policy=ToolPolicy(**policy))
 
 
@@ -232,4 +225,6 @@ def as_tool(item: Any) -> Tool:
         return item
     if callable(item):
         return tool(item)
-    raise TypeError(f"tools holds {item!r}, which is neither a tool nor a function. Pass functions or @tool objects.")
+    raise TypeError(
+        f"tools holds {checks.shown(item)}, which is neither a tool nor a function. Pass functions or @tool objects."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.contract.log_scenes import (
     begun,
     claim,
     decision,
+    elapse,
     failed,
     fan_out,
     finished,
@@ -189,3 +191,47 @@ class TestNewerFormats:
             log.claim([ask()], 15.0)
         assert stored(log) == before
         assert open_rows(log)[1]["attempt"] == 0
+
+
+class TestRuns:
+    """Which runs a list shows: what a person or an evaluation goes through is chosen by the same words."""
+
+    def listed(self, log: SqlLog, **filters: Any) -> list[str]:
+        return sorted(row.run_id for row in log.runs(**filters))
+
+    def test_a_time_is_from_a_moment_on_and_before_another(self, log: SqlLog) -> None:
+        """Two days in a row have no run in common and none between them."""
+        for name in ("a", "b", "c"):
+            log.submit([NewRun(name, "oncall", "")])
+            elapse(log, 10)
+        moment = log.look("b").row.created_at
+        assert self.listed(log, since=moment) == ["b", "c"]
+        assert self.listed(log, until=moment) == ["a"]
+        assert self.listed(log, since=moment, until=moment + 0.001) == ["b"]
+        assert self.listed(log, since=moment, until=moment) == []
+        assert self.listed(log, until=0.0) == []
+
+    def test_a_run_must_bear_every_label_that_is_asked_for(self, log: SqlLog) -> None:
+        """It may bear more. Names and values are anybody's: quotes, dots and percent signs are just characters."""
+        odd = {'the "team"': "it's 100 %", "a.b": "", "$.x": "[*]", "nul\x00": "é\ud800"}
+        for name, labels in {"a": {"team": "sre"}, "b": {"team": "sre", "tier": "1"}, "c": odd, "d": {}}.items():
+            log.submit([NewRun(name, "oncall", "", labels=labels)])
+        assert self.listed(log, labels={"team": "sre"}) == ["a", "b"]
+        assert self.listed(log, labels={"team": "sre", "tier": "1"}) == ["b"]
+        assert self.listed(log, labels={"team": "tier"}) == []
+        assert self.listed(log, labels={"sre": "team"}) == []
+        assert self.listed(log, labels={"tier": ""}) == []
+        for name, value in odd.items():
+            assert self.listed(log, labels={name: value}) == ["c"]
+        assert self.listed(log, labels=odd) == ["c"]
+        assert self.listed(log, labels={}) == ["a", "b", "c", "d"]
+
+    def test_what_is_asked_for_holds_together(self, log: SqlLog) -> None:
+        """Each word narrows the list."""
+        for name, agent in {"a": "oncall", "b": "oncall", "c": "clerk"}.items():
+            log.submit([NewRun(name, agent, "", labels={"team": "sre"} if name != "b" else {})])
+        write(log, "a", STARTED)
+        assert self.listed(log, agent="oncall") == ["a", "b"]
+        assert self.listed(log, status="running") == ["a"]
+        assert self.listed(log, agent="oncall", labels={"team": "sre"}, status="queued") == []
+        assert self.listed(log, agent="clerk", labels={"team": "sre"}, status="queued", since=0.0) == ["c"]

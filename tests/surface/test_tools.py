@@ -18,7 +18,7 @@ DONE = Reply("done")
 def test_one_tool_turn_reads_as_five_events(case: Case) -> None:
     """The whole story of the simplest run, in every shape: scheduling never shows in a log."""
     case.model(calls(("look", {"what": "disk"}), text="I look."), Reply("It is fine."))
-    result = case.run("workshop", "How is the disk?")
+    result = case.run("toolbox", "How is the disk?")
     assert (result.status, result.reason, result.output) == ("completed", "answered", "It is fine.")
     assert shape(result) == [
         ("run_started", None),
@@ -38,7 +38,7 @@ def test_a_model_call_carries_the_key_of_its_step_where_the_provider_has_a_place
 ) -> None:
     """A provider that deduplicates bills a repeated call once. Anthropic's API has no such header."""
     case.model(calls(("look", {"what": "disk"})), DONE)
-    case.run("workshop")
+    case.run("toolbox")
     assert [call.idempotency_key for call in case.calls] == [case.key(step) if step else None for step in keys]
 
 
@@ -135,7 +135,7 @@ def test_every_wrong_argument_is_named_at_once(case: Case) -> None:
 def test_a_tool_that_does_not_exist_is_an_answer_to_the_model(case: Case) -> None:
     """Models invent tools; that must not end a run."""
     case.model(calls(("teleport", {"to": "Mars"})), DONE)
-    result = case.run("workshop")
+    result = case.run("toolbox")
     assert errors(result) == [{"category": "unknown_tool", "message": "there is no tool named 'teleport'"}]
     assert result.output == "done"
 
@@ -167,7 +167,7 @@ def test_calls_are_told_apart_whatever_ids_the_provider_gives(case: Case) -> Non
     strange = [("same", "same"), ("", ""), ("same", "call_8"), ("call_12", "")]
     asked = [Reply(tool_calls=tuple(("look", {"what": one}, one) for one in ids)) for ids in strange]
     case.model(*asked, DONE)
-    result = case.run("workshop")
+    result = case.run("toolbox")
     assert contents(result) == [f"{one} is fine" for ids in strange for one in ids]
     keys = [case.key(step) for step in (2, 3, 5, 6, 8, 9, 11, 12)]
     assert sorted(key for _, key, _ in case.effects("look")) == sorted(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,7 +160,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     [
         ({"api_key": "k"}, None),
         ({"base_url": "http://localhost:1"}, None),
-        ({"client": object()}, None),
+        ({"client": SimpleNamespace(messages=None)}, None),
         ({}, "ANTHROPIC_API_KEY"),
         ({}, "ANTHROPIC_AUTH_TOKEN"),
         ({}, "ANTHROPIC_PROFILE"),

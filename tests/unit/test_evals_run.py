@@ -123,7 +123,7 @@ def test_scenarios_whose_runs_would_share_an_id_are_refused(names: tuple[str, st
         (["a"], {}, TypeError, "scenarios holds 'a'"),
         ([Scenario("a", "x")], {"concurrency": 0}, ValueError, "concurrency is 0"),
         ([Scenario("a", "x")], {"concurrency": None}, TypeError, "concurrency is None"),
-        ([Scenario("a", "x")], {"run_id_prefix": "two words"}, ValueError, "run_id is 'two words-a-0'"),
+        ([Scenario("a", "x")], {"run_id_prefix": "two words"}, ValueError, "run_id_prefix is 'two words'"),
         ([Scenario("a" * 200, "x")], {}, ValueError, "run_id is"),
     ],
 )

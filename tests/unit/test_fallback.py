@@ -115,7 +115,7 @@ def test_deltas_are_given_to_the_models_that_take_them() -> None:
 
 def test_a_model_says_by_its_signature_whether_it_streams() -> None:
     """A `**kwargs` is no promise."""
-    assert [takes_deltas(one) for one in (Streaming("a"), Named("a"), FakeModel(), FallbackModel(Named("a")))] == [
+    assert [takes_deltas(one) for one in (Streaming("a"), Named("a"), Named("b"), FallbackModel(Named("a")))] == [
         *(True, False, False, True)
     ]
 

@@ -69,10 +69,10 @@ def test_the_cache_belongs_to_one_provider() -> None:
         ({"model": ""}, ValueError, "model is empty"),
         ({"model": None}, TypeError, "model is None"),
         ({"max_tokens": 0}, ValueError, "max_tokens is 0"),
-        ({"max_tokens": 1.5}, ValueError, "max_tokens is 1.5"),
-        ({"max_tokens": True}, ValueError, "max_tokens is True"),
+        ({"max_tokens": 1.5}, TypeError, "max_tokens is 1.5"),
+        ({"max_tokens": True}, TypeError, "max_tokens is True"),
         ({"timeout": 0}, ValueError, "timeout is 0"),
-        ({"timeout": None}, ValueError, "timeout is None"),
+        ({"timeout": None}, TypeError, "timeout is None"),
         ({"timeout": math.inf}, ValueError, "timeout is inf"),
     ],
 )

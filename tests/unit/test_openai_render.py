@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -328,7 +329,7 @@ def test_a_rate_limit_carries_the_wait_that_was_asked_for(header: str, seconds: 
         ({}, {"OPENAI_API_KEY": "k"}),
         ({"base_url": "http://localhost:11434/v1"}, {}),
         ({}, {"OPENAI_BASE_URL": "http://localhost:11434/v1"}),
-        ({"client": object()}, {}),
+        ({"client": SimpleNamespace(chat=None)}, {}),
     ],
     ids=["given", "environment", "own server", "own server by environment", "own client"],
 )

@@ -61,7 +61,7 @@ def test_the_order_in_which_tools_were_given_is_kept() -> None:
 )
 def test_a_mode_that_does_not_exist_is_refused(wrong: dict[str, Any]) -> None:
     """A typo in `assisted` once let a tool run by itself."""
-    with pytest.raises(ValueError, match="shadow, assisted, autonomous"):
+    with pytest.raises((TypeError, ValueError), match="shadow, assisted, autonomous"):
         Autonomy(**wrong)
 
 

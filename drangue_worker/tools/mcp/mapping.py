@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from drangue_client import checks
 from drangue_client.errors import (
     AuthError,
     PermanentError,
@@ -74,18 +75,16 @@ class ToolOptions:
         **policy: Any,
     ) -> ToolOptions:
         """Check the options of `tools_from_session`. TypeError or ValueError for one that cannot work."""
-        sets = {"reversible": reversible, "irreversible": irreversible, "requires_approval": requires_approval}
-        for option, names in sets.items():
-            if isinstance(names, str):
-                raise TypeError(f"{option} is {names!r}; it must be a set of tool names, such as {{{names!r}}}.")
-        both = sorted({*reversible} & {*irreversible})
+        repeatable = checks.tool_names("reversible", reversible)
+        once = checks.tool_names("irreversible", irreversible)
+        both = sorted(repeatable & once)
         if both:
             raise ValueError(f"{both[0]!r} is in reversible and in irreversible. Name it in one of them.")
         return cls(
             ToolPolicy(timeout=timeout, **policy),
-            frozenset(reversible),
-            frozenset(irreversible),
-            frozenset(requires_approval),
+            repeatable,
+            once,
+            checks.tool_names("requires_approval", requires_approval),
             queue,
         )
 

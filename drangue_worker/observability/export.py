@@ -1,0 +1,69 @@
+"""The tracer a worker is configured with, and the way its spans leave the process.
+
+OpenTelemetry's own environment variables say where to (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like). A provider that the
+application has set already is left as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from drangue_client.errors import SettingsError
+from drangue_client.settings import Settings
+from drangue_worker.observability.otel import MISSING, OTelTracer
+from drangue_worker.observability.tracers import ConsoleTracer, NullTracer, Tracer
+
+
+def tracer_of(settings: Settings) -> Tracer:
+    """The tracer that `DRANGUE_TRACER` names. SettingsError for a redaction that cannot be imported, ImportError with
+    what to install where OpenTelemetry is missing."""
+    if settings.tracer == "console":
+        return ConsoleTracer()
+    if settings.tracer == "otel":
+        _set_provider()
+        return OTelTracer(capture_content=settings.trace_content, redact=_function_at(settings.trace_redact))
+    return NullTracer()
+
+
+def flush(settings: Settings) -> None:
+    """Send what is still waiting; a process that ends without it loses its last seconds. Repeating is safe."""
+    if settings.tracer != "otel":
+        return
+    from opentelemetry import trace
+
+    provider: Any = trace.get_tracer_provider()
+    if hasattr(provider, "force_flush"):
+        provider.force_flush()
+
+
+def _set_provider() -> None:
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: "drangue"}))
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def _function_at(place: str) -> Any:
+    if not place:
+        return None
+    module, colon, name = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None) if colon else None
+    except ImportError as error:
+        raise SettingsError(f"DRANGUE_TRACE_REDACT names {place!r}, which cannot be imported ({error}).") from None
+    if not callable(found):
+        raise SettingsError(f"DRANGUE_TRACE_REDACT names {place!r}; it must be pkg.module:function.")
+    return found

@@ -1,0 +1,73 @@
+"""The switch that keeps tests from asking real models: paid, slow, and another answer every time.
+
+The invariant: while it is on, no adapter of drangue's sends a request to any host but loopback and those that were
+named. It holds for the whole process, whatever thread or event loop asks, and for drangue's own adapters alone: a model
+object of your own, a tool or a memory is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from drangue_client import checks
+from drangue_client.errors import PermanentError
+from drangue_worker.models import sdk
+
+
+class ModelRequestForbidden(PermanentError):
+    """A test was about to ask a real model. Nothing was sent. `host` holds whom."""
+
+    may_have_cost = False
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        super().__init__(
+            f"model requests are forbidden in tests, and this one would go to {host}. Use FakeModel or Provider, or "
+            "allow it with `allow_model_requests()`."
+        )
+
+
+@contextmanager
+def forbid_model_requests(*, hosts: Iterable[str] = ()) -> Iterator[None]:
+    """Within the block, a call to a model that is not on loopback raises ModelRequestForbidden, which fails its run.
+
+    `hosts` names further ones that may be asked, such as a model server beside the tests ("ollama"). Blocks may be
+    nested; the innermost one rules.
+    """
+    allowed = frozenset(one.lower() for one in checks.many("hosts", hosts, "a list of host names"))
+
+    def refuse(base_url: str) -> None:
+        host = urlsplit(base_url).hostname
+        if host is not None and not _is_loopback(host) and host not in allowed:  # no host: a stand-in for a client
+            raise ModelRequestForbidden(host)
+
+    with _ruled_by(refuse):
+        yield
+
+
+@contextmanager
+def allow_model_requests() -> Iterator[None]:
+    """Within the block, models may be asked, whatever an outer block or pytest's plugin forbids."""
+    with _ruled_by(None):
+        yield
+
+
+@contextmanager
+def _ruled_by(rule: Callable[[str], None] | None) -> Iterator[None]:
+    before, sdk.before_call = sdk.before_call, rule
+    try:
+        yield
+    finally:
+        sdk.before_call = before
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
