@@ -33,6 +33,7 @@ def drangue() -> None:
     drangue submit AGENT "..."       give an agent something to work on
     drangue runs                     what there is, and how it stands
     drangue approvals                what waits for you
+    drangue eval pkg.evals:all       is an agent still as good as it was
     """
 
 
@@ -156,9 +157,15 @@ def demo() -> int:
 @click.option("--record", type=FILE, help="The file to which an override is appended.")
 @click.option("--from-runs", is_flag=True, help="Replay recorded runs; the filters say which.")
 @run_filters(limit=20, agent=False)
-@click.option("--stub", metavar="pkg.module:function", help="Answers (tool, arguments) that the record does not.")
+@click.option("--stub", metavar="pkg.module:function", help="Answers the calls that are in no record.")
 @click.option("--checks", metavar="pkg.module:checks", help="Correctness of replays, in place of the same calls.")
-@click.option("--tolerance", type=click.FloatRange(0), default=0.2, show_default=True, help="More steps and tokens.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.2,
+    show_default=True,
+    help="How much more a replay may use; 0.2 is a fifth.",
+)
 @click.option("--prices", type=FILE, help="JSON: {model: {input, output}} in USD per million tokens.")
 @json_option
 @click.pass_context

@@ -127,7 +127,8 @@ def _profile_table(evaluation: Evaluation) -> Table:
             noise = profile["stderr"].get(name)
             table.add_row(name, *_change(baseline.get(name), profile.get(name), 3), _number(noise, 3))
     for name in ("steps", "tokens"):
-        table.add_row(f"{name} per run", *_change(baseline.get(f"avg_{name}"), profile[f"avg_{name}"], 1), "")
+        used = None if evaluation.failed == len(evaluation.report.runs) else profile[f"avg_{name}"]
+        table.add_row(f"{name} per run", *_change(baseline.get(f"avg_{name}"), used, 1), "")
     return table
 
 

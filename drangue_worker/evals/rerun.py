@@ -90,9 +90,7 @@ class Rerun:
             return await either(functools.partial(self._stub, tool.name, arguments))
 
         signature = tool.signature and _AsAsked(**vars(tool.signature))
-        return replace(
-            tool, func=answer, signature=signature, policy=ToolPolicy(), wants_idempotency_key=False, reconcile=None
-        )
+        return replace(tool, func=answer, signature=signature, policy=ToolPolicy(), wants_idempotency_key=False)
 
 
 class _AsAsked(Signature):

@@ -27,8 +27,8 @@ TIMEOUT_S = 300.0  # a full answer of MAX_TOKENS takes a slow model under two mi
 
 T = TypeVar("T")
 
-# Is told the address of every call before it is made, and raises to prevent it: the tests' switch for paid requests.
-before_call: Callable[[str], None] | None = None
+# Is shown the SDK's client before each call it makes, and raises to prevent it: the tests' switch for paid requests.
+before_call: Callable[[Any], None] | None = None
 
 # Refusals that look like a rate limit and are none: nothing but money ends them.
 _SPENT = {"insufficient_quota", "enforced_spend_limit_reached", "contract_spend_limit_reached"}
@@ -60,16 +60,7 @@ class Sdk:
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
     def client(self) -> Any:
-        """The client for a call on the running event loop, which `before_call` may refuse.
-
-        ImportError, with what to install, where the SDK is missing.
-        """
-        client = self._of_loop()
-        if before_call is not None:
-            before_call(str(getattr(client, "base_url", "")))
-        return client
-
-    def _of_loop(self) -> Any:
+        """The client for the running event loop. ImportError, with what to install, where the SDK is missing."""
         if self.given is not None:
             # Its settings are its owner's; but a retry belongs to the step, where it is counted and seen.
             return self.given.with_options(max_retries=0) if hasattr(self.given, "with_options") else self.given
@@ -79,9 +70,14 @@ class Sdk:
         return self._clients[loop]
 
     async def ready(self) -> None:
-        """Load the SDK, in a thread: it takes a second or so, and other calls are in flight on this loop."""
+        """Load the SDK, in a thread: it takes a second or so, and other calls are in flight on this loop.
+
+        Before every call. Raises what `before_call` raises.
+        """
         if self._package not in sys.modules:
             await asyncio.to_thread(self._load)
+        if before_call is not None:
+            before_call(self.client())
 
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop. A given one stays its owner's."""

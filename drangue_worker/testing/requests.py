@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from drangue_client import checks
 from drangue_client.errors import PermanentError
 from drangue_worker.models import sdk
+
+# Transports of httpx that reach nobody. Any other one, of somebody's own too, is taken for a real one.
+_STAND_INS = {"MockTransport", "ASGITransport", "WSGITransport"}
 
 
 class ModelRequestForbidden(PermanentError):
@@ -34,14 +38,18 @@ class ModelRequestForbidden(PermanentError):
 def forbid_model_requests(*, hosts: Iterable[str] = ()) -> Iterator[None]:
     """Within the block, a call to a model that is not on loopback raises ModelRequestForbidden, which fails its run.
 
-    `hosts` names further ones that may be asked, such as a model server beside the tests ("ollama"). Blocks may be
-    nested; the innermost one rules.
+    `hosts` names further ones that may be asked, such as a model server beside the tests ("ollama"). A client without
+    an address, or on one of httpx's transports that reach nobody, is a stand-in and passes. Blocks may be nested; the
+    innermost one rules.
     """
     allowed = frozenset(one.lower() for one in checks.many("hosts", hosts, "a list of host names"))
 
-    def refuse(base_url: str) -> None:
-        host = urlsplit(base_url).hostname
-        if host is not None and not _is_loopback(host) and host not in allowed:  # no host: a stand-in for a client
+    def refuse(client: Any) -> None:
+        host = urlsplit(str(getattr(client, "base_url", ""))).hostname
+        transport = getattr(getattr(client, "_client", None), "_transport", None)
+        if host is None or type(transport).__name__ in _STAND_INS:
+            return
+        if not _is_loopback(host) and host not in allowed:
             raise ModelRequestForbidden(host)
 
     with _ruled_by(refuse):
@@ -56,7 +64,7 @@ def allow_model_requests() -> Iterator[None]:
 
 
 @contextmanager
-def _ruled_by(rule: Callable[[str], None] | None) -> Iterator[None]:
+def _ruled_by(rule: Callable[[Any], None] | None) -> Iterator[None]:
     before, sdk.before_call = sdk.before_call, rule
     try:
         yield

@@ -65,10 +65,10 @@ class TestReplay:
         replays = recorded(*options).json["replays"]
         assert [one["run_id"] for one in replays] == ["run-9", "run-8"]
         assert [one[side]["usd"] for one in replays for side in ("recorded", "replayed")] == [pytest.approx(40e-6)] * 4
-        runs = Console(recorded.env, recorded.folder)("runs", "--since", "1h", "--limit", "2", "--json").json
+        console = Console({**recorded.env, "DRANGUE_REDIS_URL": "redis://127.0.0.1:1/0"}, recorded.folder)
+        runs = console("runs", "--since", "1h", "--limit", "2", "--json").json
         assert [one["run_id"] for one in runs] == ["run-9", "run-8"]
-        labelled = Console(recorded.env, recorded.folder)("runs", "--since", "1h", "--label", "team=sre")
-        assert labelled == Done(0, "no runs\n", "")
+        assert console("runs", "--since", "1h", "--label", "team=sre") == Done(0, "no runs\n", "")
         line = recorded("--from-runs", "--until", "2020-01-01").one_line()
         assert "no recorded run that is asked for can be replayed" in line
 

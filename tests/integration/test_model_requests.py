@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 
@@ -20,6 +21,7 @@ from drangue_worker.testing import (
 )
 
 ELSEWHERE = "http://models.invalid/v1"  # a name that no resolver knows
+HELLO = [{"role": "user", "content": "x"}]
 
 
 def ask(model: Any) -> str:
@@ -27,7 +29,7 @@ def ask(model: Any) -> str:
 
     async def call() -> str:
         try:
-            response = await model.generate(system="", messages=[{"role": "user", "content": "x"}], tools=[])
+            response = await model.generate(system="", messages=HELLO, tools=[])
         except Exception as error:
             return type(error).__name__
         finally:
@@ -73,6 +75,29 @@ def test_a_client_of_ones_own_is_looked_at_as_well() -> None:
     asyncio.run(real.close())
 
 
+@pytest.mark.parametrize(("wrapped", "comes_of_it"), [(False, "PermanentError"), (True, "ModelRequestForbidden")])
+def test_a_transport_that_reaches_nobody_is_no_real_model(wrapped: bool, comes_of_it: str) -> None:
+    """Many tests answer there; a transport of somebody's own may hide a real one, and is refused."""
+
+    class Retrying(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(404, json={})
+
+    transport = Retrying() if wrapped else httpx2.MockTransport(lambda request: httpx2.Response(404, json={}))
+
+    async def ask_once() -> str:
+        async with httpx2.AsyncClient(transport=transport) as http:
+            client = AsyncOpenAI(api_key="k", base_url=ELSEWHERE, http_client=http)
+            with forbid_model_requests():
+                try:
+                    await OpenAIModel("m", client=client).generate(system="", messages=HELLO, tools=[])
+                except Exception as error:
+                    return type(error).__name__
+        return "an answer"
+
+    assert asyncio.run(ask_once()) == comes_of_it
+
+
 def test_loopback_is_no_real_model() -> None:
     """By number and by name, on a model that was made before."""
     with Provider([Reply("hello")]) as provider:
@@ -105,11 +130,12 @@ def test_what_is_loopback_is_read_from_the_host_alone(url: str, allowed: bool) -
     """Anything else in an address that looks like it would be a way around."""
     with forbid_model_requests(hosts=["ollama"]):
         assert sdk.before_call is not None
+        client = StandIn(base_url=url)
         if allowed:
-            sdk.before_call(url)
+            sdk.before_call(client)
         else:
             with pytest.raises(ModelRequestForbidden):
-                sdk.before_call(url)
+                sdk.before_call(client)
 
 
 def test_the_innermost_block_rules_and_the_outer_one_comes_back() -> None:

@@ -85,9 +85,10 @@ def test_another_attempt_is_marked_since_it_voids_what_was_shown(case: Case) -> 
     case.model_in_turn(broken, Reply(TEXT))
     seen = list(case.stream("toolbox"))
     pieces = [event.payload for event in seen if event.type == "model_delta"]
-    assert {piece["attempt"] for piece in pieces} == {1, 2}
-    assert [piece["attempt"] for piece in pieces if piece.get("retry")] == [2]
-    assert "".join(piece["text"] for piece in pieces if piece["attempt"] == 2) == TEXT
+    shown = {attempt: "".join(one["text"] for one in pieces if one["attempt"] == attempt) for attempt in (1, 2, 3)}
+    marked = [(one["attempt"], one["index"]) for one in pieces if "retry" in one]
+    tried = [one["error"] for event in of_log(seen) for one in event.payload.get("retries", ())]
+    assert (shown, marked, len(tried)) == ({1: TEXT, 2: TEXT, 3: ""}, [(2, 0)], 1), tried
     assert of_log(seen) == case.events()
 
 

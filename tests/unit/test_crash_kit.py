@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drangue_client.store.port import Ask
+from drangue_client.store.port import Ask, NewRun
 from drangue_worker import Agent, Autonomy, InMemoryStore
 from drangue_worker.testing import CrashReport, FakeModel, crash_everywhere
 from drangue_worker.testing.mortal import Call, MortalLog, ProcessDied
@@ -31,6 +31,9 @@ def test_the_dead_write_nothing_and_their_claims_lapse() -> None:
         log.look(RUN)
     with pytest.raises(ProcessDied):
         asyncio.run(log.load(RUN))
+    with pytest.raises(ProcessDied):
+        log.submit([NewRun("another", "agent", "go")])
+    assert [row.run_id for row in store.runs()] == [RUN]
     assert [(ref.step, live) for ref, _, live in store.open_steps(RUN)] == [(2, True)]
     log.bury()
     assert [(ref.step, live) for ref, _, live in store.open_steps(RUN)] == [(2, False)]

@@ -91,7 +91,9 @@ def test_an_override_names_who_and_why() -> None:
 
 def test_a_scenario_whose_runs_all_failed_has_used_nothing() -> None:
     """Zeros would look thrifty."""
-    assert "refund       2       2          0/2   0/2      -       -" in lines(evaluation(broken(0), broken(1)))
+    shown = lines(evaluation(broken(0), broken(1)))
+    assert "refund       2       2          0/2   0/2      -       -" in shown
+    assert "steps per run          -      -" in shown
 
 
 THEN = Account("completed", "5 sent", ("look", "wire"), 3, 45, 0.00012)

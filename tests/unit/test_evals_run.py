@@ -201,6 +201,14 @@ def test_a_check_that_raises_has_failed() -> None:
     assert report.runs[0].steps == 1  # the run itself was sound
 
 
+def test_each_grade_is_told_as_it_is_made() -> None:
+    """Whoever waits for a hundred runs wants to see them come."""
+    told: list[RunGrade] = []
+    report = run(Scripted(), Scenario("a", "x", runs=2), Scenario("b", "y"), tell=told.append, concurrency=1)
+    assert tuple(told) == report.runs
+    assert [one.output for one in told] == ["x", "x", "y"]
+
+
 def test_a_recorded_result_can_be_graded_without_a_run() -> None:
     """Wherever it was made."""
     recorded = Result.from_events("r1", log_of(started(), *answered("hello")))
