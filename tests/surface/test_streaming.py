@@ -43,7 +43,7 @@ def test_a_stream_is_the_log_in_order_with_each_answer_shown_before_it_is_record
 
 def test_an_answer_comes_in_pieces_while_it_is_written(case: Case) -> None:
     """A person reads along: the pieces are numbered, and together they are the text."""
-    case.model(Reply(TEXT, chunk_delay_s=0.02))
+    case.model(Reply(TEXT, chunk_delay_s=0.1))
     pieces = [event.payload for event in case.stream("toolbox") if event.type == "model_delta"]
     assert len(pieces) > 1
     assert [piece["index"] for piece in pieces] == list(range(len(pieces)))
