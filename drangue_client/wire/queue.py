@@ -1,4 +1,4 @@
-"""The queue: task and queue names, the broker's settings, and sending by name.
+"""The queue: task and queue names, and sending by name.
 
 A message carries ids and nothing else, so it may be lost, doubled, late or read by anyone who can read Redis. Names are
 wire format: they change only with a new name beside the old one. Celery is loaded when the first message is sent.
@@ -30,42 +30,6 @@ QUEUES = (*LOOP_QUEUES, TOOL_QUEUE)
 URGENT = 0  # Redis serves priority 0 before all others: recovered steps go to the head of their queue
 PRIORITY_STEPS = (0, 3, 6, 9)
 HANDOFF_S = 2.0  # how long a message may take to arrive before a sweep sends the run another one
-
-
-def broker_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's settings for everyone who sends or consumes; each answers a failure that was seen to happen."""
-    return {
-        "broker_url": settings.require_redis(),
-        "broker_transport_options": {
-            "socket_timeout": 5,  # without it a half-open link blocks a worker or a publisher for good
-            "socket_connect_timeout": 3,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-            "visibility_timeout": int(settings.visibility_timeout_s),
-            "priority_steps": list(PRIORITY_STEPS),
-        },
-        "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,
-        "broker_pool_limit": 10,
-        "broker_pool_acquire_timeout": 5,
-        "task_serializer": "json",
-        "accept_content": ["json"],
-        "event_serializer": "json",
-        "task_ignore_result": True,
-        "result_backend": None,
-        "task_default_queue": COORDINATE_QUEUE,
-        "task_create_missing_queues": False,
-        # Publishing fails fast: the commit came first, and a sweep sends what did not leave.
-        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
-        "task_send_sent_event": settings.task_events,
-    }
-
-
-def queue_named(name: str) -> Any:
-    """A queue whose publish is one LPUSH and which survives a FLUSHALL: the default exchange needs no binding."""
-    from kombu import Exchange, Queue
-
-    return Queue(name, Exchange("", type="direct"), routing_key=name)
 
 
 class Sender:
@@ -103,30 +67,26 @@ class Sender:
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each queue, over all its priorities."""
-        from kombu.exceptions import OperationalError
-        from redis.exceptions import RedisError
+        from drangue_client.wire.broker import BROKER_ERRORS
 
         try:
             with self.app.connection_for_write() as connection:
                 channel = connection.default_channel
                 return {queue: int(channel._size(queue)) for queue in queues}
-        except (OperationalError, RedisError, OSError) as error:
+        except BROKER_ERRORS as error:
             raise QueueUnavailable(unreachable(error)) from error
 
     @property
     def app(self) -> Any:
         """The Celery app that sends: the worker's own, or one made here."""
         if self._app is None:
-            from celery import Celery
+            from drangue_client.wire.broker import sending_app
 
-            app = Celery("drangue-client", set_as_current=False)
-            app.conf.update(broker_settings(self._settings))
-            self._app = app
+            self._app = sending_app(self._settings)  # of two made at once, neither connected yet, one is kept
         return self._app
 
     def _send(self, messages: Iterable[tuple[str, tuple[Any, ...], str, str | None, int]]) -> None:
-        from kombu.exceptions import OperationalError
-        from redis.exceptions import RedisError
+        from drangue_client.wire.broker import BROKER_ERRORS, queue_named
 
         messages = list(messages)
         if not messages:
@@ -142,7 +102,7 @@ class Sender:
                         priority=priority,
                         producer=producer,
                     )
-        except (OperationalError, RedisError, OSError) as error:
+        except BROKER_ERRORS as error:
             raise QueueUnavailable(unreachable(error)) from error
 
 

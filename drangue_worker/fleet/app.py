@@ -9,7 +9,8 @@ from celery.concurrency import get_implementation
 from celery.signals import celeryd_init, worker_process_shutdown, worker_shutdown
 
 from drangue_client.settings import Settings
-from drangue_client.wire.queue import QUEUES, broker_settings, queue_named
+from drangue_client.wire.broker import broker_settings, queue_named
+from drangue_client.wire.queue import QUEUES
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.steps import steps_for
 from drangue_worker.fleet.tasks import add_tasks
