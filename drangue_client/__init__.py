@@ -5,12 +5,13 @@ and no Celery.
 """
 
 from drangue_client.budget import Budget
-from drangue_client.client import Client, Submission
+from drangue_client.client import Client
 from drangue_client.errors import DrangueError
 from drangue_client.events import Event
 from drangue_client.result import Result
 from drangue_client.run import Run
 from drangue_client.settings import Settings
+from drangue_client.submission import Submission
 from drangue_client.terms import Autonomy
 
 __all__ = ["Autonomy", "Budget", "Client", "DrangueError", "Event", "Result", "Run", "Settings", "Submission"]

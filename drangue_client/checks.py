@@ -129,6 +129,17 @@ def seconds(argument: str, value: T, *, zero: bool = False, optional: bool = Fal
     return number(argument, value, what, least=least, optional=optional)
 
 
+def place(argument: str, value: T, *, optional: bool = False) -> T:
+    """A place in a log: -1 is before the first event."""
+    return count(argument, value, least=-1, most=2**31 - 1, optional=optional)
+
+
+def moment(argument: str, value: T, *, optional: bool = False) -> T:
+    """A moment of the years 1 to 9999, which is what a database can hold."""
+    what = "epoch seconds, of the years 1 to 9999"
+    return number(argument, value, what, least=_YEAR_1, most=_YEAR_9999, optional=optional)
+
+
 def kind(
     argument: str, value: T, kinds: type | tuple[type, ...], what: str, then: str = "", *, optional: bool = False
 ) -> T:
@@ -191,6 +202,7 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+_YEAR_1, _YEAR_9999 = -62_135_500_000.0, 253_402_200_000.0  # a day inside, for any time zone
 _SHORTEST = sys.float_info.min
 
 

@@ -6,45 +6,29 @@ is back. No model SDK and no worker code is imported, directly or not.
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from drangue_client import checks
 from drangue_client.answer import schema_of
-from drangue_client.errors import (
-    NotPendingError,
-    QueueUnavailable,
-    RunExistsError,
-    UnknownAgentError,
-    WaitTimeout,
-)
-from drangue_client.events import Event, Fact, normalise
+from drangue_client.errors import QueueUnavailable, UnknownAgentError
+from drangue_client.events import Event
 from drangue_client.result import Result, pending_requests
-from drangue_client.run import Run, Status, fold
+from drangue_client.run import Status, fold
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, Look, Move, NewRun, RunRow, StepRef
+from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, RunRow, StepRef
+from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
 from drangue_client.turns import check_turn_id, resume, say
+from drangue_client.verdicts import record_verdict
+from drangue_client.waiting import follow, until_stopped
 from drangue_client.wire.queue import HANDOFF_S, Sender
 from drangue_client.wire.signals import Doorbell
-from drangue_client.wire.tokens import BEGINNING, TokenStream
+from drangue_client.wire.tokens import TokenStream
 from drangue_client.wire.tracing import current_traceparent
 
-MOVING = ("queued", "running")
-STREAM_POLL_S = 0.2  # how old an event may be when a stream shows it
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What `submit` did: `created` is False where the run was there already, `sent` where Redis could not be told."""
-
-    run_id: str
-    created: bool
-    sent: bool
+MOST_ROWS = 100_000
 
 
 class Client:
@@ -116,18 +100,8 @@ class Client:
         `timeout` is in seconds, None waits without end, 0 looks once; WaitTimeout when it is over, and the run goes on.
         A failed run is returned, not raised.
         """
-        deadline = _deadline(timeout)
-        if self.get(run_id).status not in MOVING:  # before anything that could wait for Redis
-            return Result.from_events(run_id, self.log.events(run_id))
-        with self._doorbell.listen(run_id) as listener:
-            while True:
-                status = self.get(run_id).status
-                if status not in MOVING:
-                    return Result.from_events(run_id, self.log.events(run_id))
-                left = float("inf") if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    raise WaitTimeout(run_id, status, timeout or 0.0)
-                listener.wait(left)
+        until_stopped(self.log, self._doorbell, run_id, timeout)
+        return Result.from_events(run_id, self.log.events(run_id))
 
     def say(self, run_id: str, text: str, *, turn_id: str | None = None) -> Submission:
         """Begin another turn of a run that has ended its latest one, and tell the workers.
@@ -160,38 +134,11 @@ class Client:
         earlier ones of its step. They come before the decision they belong to. Any number of processes may stream a
         run, from any place; `timeout` is in seconds, WaitTimeout when it is over.
         """
-        deadline = _deadline(timeout)
-        after = checks.count("after", after, least=-1)
-        known = [event for event in self.log.events(run_id) if event.seq <= after]
-        decided = max((event.step or 0 for event in known if event.type == "model_decision"), default=0)
-        place, waiting, pieces = BEGINNING, True, list[Event]()
-        while True:
-            status = self.get(run_id).status  # before the events: what ends the run is among them then
-            fresh = self.log.events(run_id, after)
-            while waiting:
-                more, place = self._tokens.read(run_id, place)
-                pieces, waiting = pieces + more, bool(more)
-            pieces = [
-                piece for piece in pieces if (piece.step or 0) > decided
-            ]  # of a step that is over, they come late
-            for event in fresh:
-                if event.type == "model_decision":
-                    decided = event.step or 0
-                    yield from (piece for piece in pieces if (piece.step or 0) <= decided)
-                    pieces = [piece for piece in pieces if (piece.step or 0) > decided]
-                yield event
-                after = event.seq
-            yield from pieces
-            if status not in MOVING:
-                return
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeout(run_id, status, timeout or 0.0)
-            pieces, place = self._tokens.read(run_id, place, STREAM_POLL_S)
-            waiting = bool(pieces)
+        yield from follow(self.log, self._tokens, run_id, checks.place("after", after), timeout)
 
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         """The run's log after a place, oldest first."""
-        return self.log.events(checks.text("run_id", run_id), checks.count("after", after, least=-1))
+        return self.log.events(checks.text("run_id", run_id), checks.place("after", after))
 
     def runs(
         self,
@@ -206,10 +153,10 @@ class Client:
         """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds), with all `labels`."""
         checks.one_of("status", status, get_args(Status), optional=True)
         checks.text("agent", agent, "the name of an agent", optional=True)
-        for name, moment in (("since", since), ("until", until)):
-            checks.number(name, moment, "epoch seconds", optional=True)
+        checks.moment("since", since, optional=True)
+        checks.moment("until", until, optional=True)
         check_labels(labels)
-        checks.count("limit", limit)
+        checks.count("limit", limit, most=MOST_ROWS)
         return self.log.runs(status=status, agent=agent, since=since, until=until, labels=labels, limit=limit)
 
     def agents(self) -> list[AgentRow]:
@@ -265,69 +212,3 @@ class Client:
         known = [row.name for row in self.log.agents()]
         if known and agent not in known:
             raise UnknownAgentError(agent, known)
-
-
-def check_run_id(run_id: str | None) -> str:
-    """The id to use: `run_id`, or a fresh one of 32 hex digits. TypeError or ValueError for what cannot name a run."""
-    if run_id is None:
-        return uuid.uuid4().hex
-    return checks.printable("run_id", run_id, "Choose another, or leave it out.")
-
-
-def check_input(input: str) -> str:
-    """The input as a log holds it. TypeError for what is no text."""
-    return str(normalise(checks.text("input", input, then="Put structured input into JSON.", hidden=True)))
-
-
-def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
-    """The labels as a row holds them. TypeError for what is not {text: text}."""
-    checks.kind("labels", labels, Mapping, "{name: value}, both text", optional=True)
-    for name, value in (labels or {}).items():
-        checks.text("a name in labels", name)
-        checks.text(f"labels[{name!r}]", value, then="Write it as text.")
-    kept: dict[str, str] = normalise(labels or {})
-    return kept
-
-
-def check_same(row: RunRow, agent: str, input: str, output_schema: Any = None) -> None:
-    """Raise RunExistsError unless the run was submitted with these."""
-    if row.agent != agent:
-        raise RunExistsError(row.run_id, f"agent ({row.agent!r})")
-    if row.input != normalise(input):
-        raise RunExistsError(row.run_id, "input")
-    if row.overrides.get("output_schema") != output_schema:
-        raise RunExistsError(row.run_id, "output_schema")
-
-
-def record_verdict(
-    log: Log, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str
-) -> tuple[dict[str, Any], RunRow]:
-    """Append a verdict under the run's lock; returns the request it decided. Raises NotPendingError."""
-    checks.text("run_id", run_id)
-    checks.text("by", by)
-    checks.text("reason", reason, hidden=True)
-    look = log.look(run_id)
-    while True:
-        request = _choose(log, look, call_id)
-        payload = {"call_id": request["call_id"], "by": by, "reason": reason}
-        payload["arguments_hash"] = request["arguments_hash"]
-        fact = Fact(verdict, payload, step=request["step"])
-        run: Run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), wake_in_s=HANDOFF_S)])[0]
-        if moved.verdict == "ok":
-            return request, look.row
-        assert moved.look is not None
-        look = moved.look
-
-
-def _deadline(timeout: float | None) -> float | None:
-    what = "a number of seconds, or None to wait without end"
-    return None if timeout is None else time.monotonic() + checks.number("timeout", timeout, what)
-
-
-def _choose(log: Log, look: Look, call_id: str | None) -> dict[str, Any]:
-    waiting = pending_requests(look.run, log.events(look.row.run_id)) if look.run.pending else []
-    for request in waiting:
-        if call_id in (None, request["call_id"]):
-            return request
-    raise NotPendingError(look.row.run_id, call_id, [request["call_id"] for request in waiting])

@@ -22,6 +22,7 @@ STATE_VERSION = 2
 Status = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 Ended = Literal["completed", "failed", "cancelled"]
 ENDED: tuple[Ended, ...] = get_args(Ended)
+MOVING: tuple[Status, ...] = ("queued", "running")
 Verdict = Literal["none", "asked", "granted", "denied"]
 _VERDICTS: tuple[Verdict, ...] = ("none", "asked", "granted", "denied")
 

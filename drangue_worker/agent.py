@@ -14,14 +14,15 @@ from typing import Any, Self
 
 from drangue_client import checks
 from drangue_client.budget import Budget
-from drangue_client.client import check_run_id, record_verdict
 from drangue_client.events import Event
 from drangue_client.result import Result, pending_requests
 from drangue_client.run import fold
 from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log
+from drangue_client.submission import check_run_id
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
+from drangue_client.verdicts import record_verdict
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.deltas import Deltas
 from drangue_worker.engine.inline import begin, go_on
@@ -196,7 +197,7 @@ class Agent:
 
         Closing the iterator stops the work. What failed the run is raised after its events.
         """
-        run_id, after = check_run_id(run_id), checks.count("after", after, least=-1, optional=True)
+        run_id, after = check_run_id(run_id), checks.place("after", after, optional=True)
         runtime = self._runtime(trace)
         deltas = Deltas()
         runtime.watch = deltas.watch

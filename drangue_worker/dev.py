@@ -7,7 +7,6 @@ used as they are and left running.
 from __future__ import annotations
 
 import importlib.util
-import signal
 import socket
 import sys
 import time
@@ -32,14 +31,17 @@ FLOWER_PORT = 5555
 
 def run_dev(folder: Path, model_workers: int, tool_workers: int) -> int:
     """Start everything, say where it is, and keep it running until SIGTERM or SIGINT. Returns an exit code."""
-    signal.signal(signal.SIGTERM, _leave)  # until the supervisor takes over: leave through the stack below
     settings = Settings.from_env()
     if settings.agents:
         serving(settings)  # what is wrong with the agents is said before anything is started
+    supervisor = Supervisor()
+    supervisor.heed_signals()
     with ExitStack() as stack:
         settings = start_servers(settings, folder, stack)
+        supervisor.check()
         click.echo(f"Postgres  {settings.database_url}\nRedis     {settings.redis_url}")
-        supervisor = Supervisor({"DRANGUE_LOG_FORMAT": "console", **settings.to_env()}, grace_s=settings.drain_grace_s)
+        supervisor.env = {"DRANGUE_LOG_FORMAT": "console", **settings.to_env()}
+        supervisor.grace_s = settings.drain_grace_s
         stack.callback(supervisor.stop)
         if settings.agents:
             started = start_workers(supervisor, model_workers, tool_workers)
@@ -49,6 +51,7 @@ def run_dev(folder: Path, model_workers: int, tool_workers: int) -> int:
             click.echo(f"Flower    {flower}" if flower else "Flower    not installed (extra `flower`)")
         else:
             click.echo("no agents: set DRANGUE_AGENTS to the module that holds yours and start again for workers")
+        supervisor.check()
         click.echo("Other terminals in this folder find all of it. Ctrl-C stops it; the data stays.")
         return supervisor.run()
 
@@ -89,10 +92,14 @@ def start_workers(supervisor: Supervisor, model_workers: int, tool_workers: int)
 
 
 def wait_for_workers(settings: Settings, names: list[str], supervisor: Supervisor, timeout_s: float = READY_S) -> None:
-    """Return when every named worker answers. DrangueError when one has ended, or after `timeout_s` seconds."""
+    """Return when every named worker answers. DrangueError when one has ended, or after `timeout_s` seconds.
+
+    Raises SystemExit where the supervisor was told to end.
+    """
     app = Sender(settings).app
     deadline = time.monotonic() + timeout_s
     while True:
+        supervisor.check()
         answered = {next(iter(reply)).partition("@")[0] for reply in app.control.ping(timeout=0.5) or []}
         if answered >= set(names):
             return
@@ -131,7 +138,3 @@ def _free_port(wanted: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise DrangueError("no free port on 127.0.0.1. Close something that listens there.")
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)

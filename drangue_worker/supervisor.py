@@ -81,6 +81,21 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self._told = 0
+        self._running = False
+
+    def heed_signals(self) -> None:
+        """From here on SIGTERM and SIGINT end `run`, and at the next `check` what is before it; a second one at once.
+
+        The first is noted and not raised: what is raised in a `__del__` or a weakref's callback is dropped by Python.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._tell)
+
+    def check(self) -> None:
+        """Raise SystemExit where a signal said to end."""
+        if self._told:
+            raise SystemExit(128 + self._told)
 
     def start(self, name: str, command: Sequence[str]) -> Child:
         """Start a program under a name of its own; call from a thread that outlives it."""
@@ -95,8 +110,8 @@ class Supervisor:
         A child that ends by itself is started again, after a pause that doubles up to 30 s; one that says at its
         first start that its settings cannot work (exit code 2) ends everything with that code.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _frame: self._news.put(("signal", number)))
+        self.heed_signals()
+        self._running = True
         code = 0
         while True:
             kind, value = self._news.get()
@@ -131,6 +146,12 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
         self.children.clear()
+
+    def _tell(self, number: int, _frame: object) -> None:
+        again, self._told = self._told, number
+        self._news.put(("signal", number))
+        if again and not self._running:
+            self.check()
 
     def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         output: IO[bytes] | None = None

@@ -30,7 +30,7 @@ FLOORS = [
     "drangue_client.store.log drangue_client.store.migrate",
     "drangue_client.store",
     "drangue_client.wire",
-    "drangue_client.turns",
+    "drangue_client.submission drangue_client.turns drangue_client.verdicts drangue_client.waiting",
     "drangue_client.client",
     "drangue_client",
     "drangue_client.console",

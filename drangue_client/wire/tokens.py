@@ -57,9 +57,8 @@ class TokenStream:
         except (RedisError, OSError):
             found = []
         if not found:
-            time.sleep(
-                max(0.0, min(wait_s, MOST_S) - (time.monotonic() - began))
-            )  # also where there is no Redis to wait for
+            waited_s = time.monotonic() - began
+            time.sleep(max(0.0, min(wait_s, MOST_S) - waited_s))  # also where there is no Redis to wait for
             return [], after
         pieces = [piece for _, fields in found if (piece := _piece(fields))]
         return pieces, found[-1][0].decode()

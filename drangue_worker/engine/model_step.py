@@ -20,7 +20,7 @@ from drangue_worker.engine.step import Attempt, Outcome, Settle
 from drangue_worker.models.model import OnDelta, ceiling_of, name_of, overhead_of, takes_deltas
 from drangue_worker.models.routing import SingleModel, models_of
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules.budget import reserve, stop
+from drangue_worker.rules.budget import stop
 from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S
 from drangue_worker.tools.invoke import CancelledItself, either
 from drangue_worker.tools.tool import Tool
@@ -40,13 +40,13 @@ async def call_model(attempt: Attempt) -> Outcome:
     try:
         payload = await _answer(attempt)
     except _Unaffordable as stopped:
-        finish = {"output": str(stopped), "reason": "budget", **_lost(attempt, lost)}
+        finish = {"output": str(stopped), "reason": "budget", **attempt.lost(lost)}
         return Settle((Fact("run_finished", finish, step=attempt.run.last_step),))
     except (TransientError, CancelledItself) as error:  # clients tell of a lost connection by cancelling
         again = attempt.again(error, attempt.blueprint.model_retries, MODEL_BACKOFF_S, MAX_BACKOFF_S)
-        return again or attempt.raised(error, **_lost(attempt, lost + may_have_cost(error)))
+        return again or attempt.raised(error, **attempt.lost(lost + may_have_cost(error)))
     except Exception as error:
-        return attempt.raised(error, **_lost(attempt, lost + may_have_cost(error)))
+        return attempt.raised(error, **attempt.lost(lost + may_have_cost(error)))
     decision = Fact("model_decision", payload | attempt.retries(), attempt.step, **attempt.timing())
     return Settle((decision, *refused_calls(payload, attempt.step)))
 
@@ -68,7 +68,7 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
             )
             response = await either(call, attempt.runtime.settings.call_timeout_s)
         payload = decision_payload(response, response.model or name_of(model), attempt.step)
-        payload |= _lost(attempt, attempt.claimed.lost, response.unanswered)
+        payload |= attempt.lost(attempt.claimed.lost, response.unanswered)
         if terms.budget is not None:
             payload |= _estimated(terms, payload, {"system": system, "messages": messages, "tools": terms.offered()})
         for name in ("text", "tool_calls", "usage", "reasoning", "stop_reason"):
@@ -165,14 +165,3 @@ def _estimated(terms: Terms, payload: dict[str, Any], shown: dict[str, Any]) -> 
 
 def _tokens(value: object, bytes_per_token: int) -> int:
     return math.ceil(len(json.dumps(value, ensure_ascii=False).encode()) / bytes_per_token)
-
-
-def _lost(attempt: Attempt, attempts: int, calls: int = 0) -> dict[str, Any]:
-    """What a hard budget counts for attempts at this step, and for single `calls` of this attempt, whose answers never
-    came: {"lost": {"tokens", "usd"}}."""
-    terms = attempt.terms
-    if terms.budget is None or not terms.budget.hard or not attempts + calls:
-        return {}
-    most = reserve(attempt.run, terms, terms.budget)
-    times = attempts + calls / terms.asked_per_step
-    return {"lost": {"tokens": math.ceil(times * most.tokens), "usd": times * most.usd}}

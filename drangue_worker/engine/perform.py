@@ -14,8 +14,7 @@ from typing import assert_never
 import structlog
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable
-from drangue_client.events import Fact
-from drangue_client.store.port import Ask, Claimed, Release, StepRef
+from drangue_client.store.port import Ask, Release, StepRef
 from drangue_worker.engine.coordinate import correct, settle
 from drangue_worker.engine.model_step import call_model
 from drangue_worker.engine.prepare_step import prepare
@@ -51,7 +50,12 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
     if told_to_stop():
         return await _give_back(runtime, ask, GiveBack(0.0, "drained"))
     with structlog.contextvars.bound_contextvars(run_id=run_id, step=step, attempt=claimed.attempt):
-        work = asyncio.create_task(_do(runtime, claimed))
+        blueprint = runtime.registry.get(claimed.look.row.agent)
+        if blueprint is None:
+            log.warning("agent_missing", agent=claimed.look.row.agent)
+            return await _give_back(runtime, ask, GiveBack(MISSING_BACKOFF_S, "agent_missing"))
+        attempt = Attempt(runtime, claimed, blueprint)
+        work = asyncio.create_task(_do(attempt))
         with runtime.leases.hold(ask, work) as lease:
             try:
                 outcome = await work
@@ -62,21 +66,21 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
             except DatabaseUnavailable:
                 raise
             except Exception as error:  # foreseen by nobody: said once, and not tried by one worker after the other
-                outcome = _surprised(claimed, error)
+                outcome = _surprised(attempt, error)
             if isinstance(outcome, GiveBack):
                 return await _give_back(runtime, ask, outcome)
             try:
-                return await _record(runtime, claimed, outcome)
+                return await _record(attempt, outcome)
             except (DatabaseUnavailable, ConflictError):
                 raise
             except Exception as error:
-                return await _record(runtime, claimed, _surprised(claimed, error))
+                return await _record(attempt, _surprised(attempt, error))
 
 
-def _surprised(claimed: Claimed, error: Exception) -> Settle:
+def _surprised(attempt: Attempt, error: Exception) -> Settle:
     log.exception("step_broke", kind=type(error).__name__)
-    payload = {"error": text_of(error), "category": category_of(error)}
-    return Settle((Fact("run_failed", payload, step=claimed.look.run.last_step),), error)
+    lost = attempt.lost(attempt.claimed.lost + 1)  # the model may have been asked
+    return attempt.failed(text_of(error), category_of(error), error, **lost)
 
 
 async def _give_back(runtime: Runtime, ask: Ask, outcome: GiveBack) -> Performed:
@@ -87,7 +91,8 @@ async def _give_back(runtime: Runtime, ask: Ask, outcome: GiveBack) -> Performed
     return Performed(tuple(due))
 
 
-async def _record(runtime: Runtime, claimed: Claimed, outcome: Settle) -> Performed:
+async def _record(attempt: Attempt, outcome: Settle) -> Performed:
+    runtime, claimed = attempt.runtime, attempt.claimed
     failed = any(fact.type == "run_failed" for fact in outcome.facts)
     moved, _ = await runtime.uninterrupted(settle, runtime, claimed.ask, claimed.look, outcome.facts, park=failed)
     if moved.verdict == "lost":
@@ -99,27 +104,18 @@ async def _record(runtime: Runtime, claimed: Claimed, outcome: Settle) -> Perfor
     return Performed(moved.opened, outcome.error)
 
 
-async def _do(runtime: Runtime, claimed: Claimed) -> Outcome:
-    blueprint = runtime.registry.get(claimed.look.row.agent)
-    if blueprint is None:
-        log.warning("agent_missing", agent=claimed.look.row.agent)
-        return GiveBack(MISSING_BACKOFF_S, "agent_missing")
-    attempt = Attempt(runtime, claimed, blueprint)
-    with runtime.joined(claimed.look.row, claimed.look.run.turn):
-        return await _attempted(attempt)
-
-
-async def _attempted(attempt: Attempt) -> Outcome:
+async def _do(attempt: Attempt) -> Outcome:
     claimed, runtime = attempt.claimed, attempt.runtime
-    if claimed.crashes >= runtime.settings.max_crashes:
-        error = f"step {claimed.ask.step} took down {claimed.crashes} workers"
-        return attempt.failed(error, "crashed", None)
-    match claimed.kind:
-        case "prepare":
-            return await prepare(attempt)
-        case "model":
-            return await call_model(attempt)
-        case "tool":
-            return await call_tool(attempt)
-        case _:
-            assert_never(claimed.kind)
+    with runtime.joined(claimed.look.row, claimed.look.run.turn):
+        if claimed.crashes >= runtime.settings.max_crashes:
+            error = f"step {claimed.ask.step} took down {claimed.crashes} workers"
+            return attempt.failed(error, "crashed", None, **attempt.lost(claimed.lost))
+        match claimed.kind:
+            case "prepare":
+                return await prepare(attempt)
+            case "model":
+                return await call_model(attempt)
+            case "tool":
+                return await call_tool(attempt)
+            case _:
+                assert_never(claimed.kind)

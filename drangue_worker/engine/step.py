@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from drangue_client.terms import Terms
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
+from drangue_worker.rules.budget import reserve
 from drangue_worker.rules.retry import MAX_BACKOFF_S, MODEL_BACKOFF_S, delay_s
 from drangue_worker.tools.invoke import category_of, text_of
 
@@ -121,6 +123,16 @@ class Attempt:
         """The end of the run, by an exception."""
         log.warning("step_failed", category=category_of(error), kind=type(error).__name__)
         return self.failed(text_of(error), category_of(error), error, **more)
+
+    def lost(self, attempts: int, calls: int = 0) -> dict[str, Any]:
+        """What a hard budget counts for attempts at a model step, and for single `calls` of this attempt, whose answers
+        never came: {"lost": {"tokens", "usd"}}; {} for other steps and budgets."""
+        budget = self.terms.budget if self.claimed.kind == "model" else None
+        if budget is None or not budget.hard or not attempts + calls:
+            return {}
+        most = reserve(self.run, self.terms, budget)
+        times = attempts + calls / self.terms.asked_per_step
+        return {"lost": {"tokens": math.ceil(times * most.tokens), "usd": times * most.usd}}
 
     def retries(self) -> dict[str, Any]:
         """What a step's record shows of its failed attempts: {"retries": [{"phase", "category", "error", "delay_s"}]}.

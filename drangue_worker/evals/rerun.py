@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from drangue_client.client import record_verdict
 from drangue_client.result import Result
 from drangue_client.store.port import Log
+from drangue_client.verdicts import record_verdict
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.inline import begin, go_on
 from drangue_worker.engine.runtime import Runtime

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from drangue_client import checks
-from drangue_client.client import check_run_id
 from drangue_client.result import Result
+from drangue_client.submission import check_run_id
 from drangue_worker.evals.scenario import Check, Scenario, tokens_used
 from drangue_worker.evals.score import EvalReport, RunGrade, ScenarioResult
 

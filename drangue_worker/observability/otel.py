@@ -16,7 +16,6 @@ exporter or sampler is configured here and no metric is recorded.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,11 +39,11 @@ from drangue_worker.observability.genai import (
     objects_in,
 )
 from drangue_worker.observability.logs import get_logger
+from drangue_worker.observability.place import Place
 from drangue_worker.observability.tracers import LiveSpan
 
 if TYPE_CHECKING:
     from opentelemetry import trace
-    from opentelemetry.context import Context
 
 Redact = Callable[[str, str], Any]
 
@@ -112,7 +111,7 @@ class OTelTracer:
         if sdk is None:
             yield
             return
-        parent = _Place.of(row, turn, sdk)
+        parent = Place.of(row, turn, sdk)
         token = self._context.attach(parent.context())
         try:
             yield
@@ -125,7 +124,7 @@ class OTelTracer:
         turns = [event for event in events if event.type in ("run_started", "user_message")]
         if sdk is None or len(turns) < run.turn:
             return
-        place = _Place.of(row, run.turn, sdk)
+        place = Place.of(row, run.turn, sdk)
         began, ended = turns[run.turn - 1], events[-1]
         exact = copy.copy(sdk)
         exact.id_generator = place  # so that the root gets the ids its steps were put below
@@ -155,63 +154,6 @@ class OTelTracer:
             return text
         redacted = self._redact(key, text)
         return None if redacted is None else as_text(redacted)
-
-
-class _Place:
-    """Where a turn stands in its trace: the ids of its root, and what is above that. An SDK asks it for ids."""
-
-    def __init__(self, trace_id: int, span_id: int, above: int | None, flags: int) -> None:
-        self._trace_id = trace_id
-        self._span_id = span_id
-        self._above = above
-        self._flags = flags
-
-    @classmethod
-    def of(cls, row: RunRow, turn: int, sdk: Any) -> _Place:
-        """The place of a turn of a run: the first turn is the root of the trace, later ones are below it."""
-        given = str(row.overrides.get("traceparent", "")).split("-")
-        own = _digest(f"run:{row.run_id}", 16)
-        trace_id, caller, flags = (
-            (int(given[1], 16), int(given[2], 16), int(given[3], 16)) if given[1:] else (own, None, -1)
-        )
-        if flags < 0:  # every process comes to the same answer by itself
-            flags = int(sdk.sampler.should_sample(None, trace_id, "run").decision.is_sampled())
-        root = _digest(f"turn:{row.run_id}:1", 8)
-        return (
-            cls(trace_id, root, caller, flags)
-            if turn == 1
-            else cls(trace_id, _digest(f"turn:{row.run_id}:{turn}", 8), root, flags)
-        )
-
-    def is_trace_id_random(self) -> bool:
-        return False
-
-    def generate_trace_id(self) -> int:
-        return self._trace_id
-
-    def generate_span_id(self) -> int:
-        return self._span_id
-
-    def context(self) -> Context:
-        """The context whose current span is the root."""
-        return self._at(self._span_id)
-
-    def above(self) -> Context:
-        """The context the root is begun in."""
-        from opentelemetry.context import Context
-
-        return Context() if self._above is None else self._at(self._above)
-
-    def _at(self, span_id: int) -> Context:
-        from opentelemetry import trace
-        from opentelemetry.context import Context
-
-        there = trace.SpanContext(self._trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(self._flags))
-        return trace.set_span_in_context(trace.NonRecordingSpan(there), Context())
-
-
-def _digest(text: str, size: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"drangue:{text}".encode()).digest()[:size], "big")
 
 
 def _nanoseconds(event: Event) -> int:

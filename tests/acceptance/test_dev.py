@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from drangue_worker import dev
 from drangue_worker.embedded.root import home_of
 from tests.acceptance.shell import Console, Done, Running, drangue, environment, running
 from tests.kit.fleet import wait_until
@@ -259,3 +261,27 @@ class TestMistakes:
         """The line is about DRANGUE_AGENTS, once, and not about the workers that ended because of it."""
         line = make_project("mistake").console("dev", DRANGUE_AGENTS="nowhere.agents").one_line()
         assert "'nowhere.agents'" in line
+
+
+def test_a_ctrl_c_is_not_lost_where_python_could_raise_nothing(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a signal raises in a `__del__` is printed and gone, and the command would go on starting."""
+
+    class Leaving:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def migrated(url: str) -> None:
+        Leaving()
+
+    monkeypatch.setenv("DRANGUE_DATABASE_URL", database_url)
+    monkeypatch.setenv("DRANGUE_REDIS_URL", redis_url)
+    monkeypatch.setattr(dev, "migrate", migrated)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            dev.run_dev(tmp_path, 1, 1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

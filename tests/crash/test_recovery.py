@@ -183,6 +183,6 @@ def test_a_stalled_worker_cannot_write_when_it_wakes(make_fleet: Make) -> None:
     (result,) = fleet.finish([run_id])
     assert result.output == "answer 2"
     os.kill(stalled.process.pid, signal.SIGCONT)
-    wait_until(lambda: "claim_lost" in fleet.log_of("model-1") or "result_dropped" in fleet.log_of("model-1"), 20)
+    wait_until(lambda: "claim_lost" in fleet.log_of("model-1") or "result_late" in fleet.log_of("model-1"), 20)
     assert fleet.client.result(run_id).output == "answer 2"
     assert len(fleet.client.events(run_id)) == 3

@@ -21,6 +21,7 @@ from drangue_client.events import normalise
 from drangue_worker import Agent, Done, PostgresStore, Tool, ToolPolicy
 from drangue_worker.testing import FakeModel
 from tests.kit.anything import JSON, TEXT, Unprintable, asks, deep, ended, endless, finished, some
+from tests.kit.naming import shown
 
 OPEN = {"type": "object"}
 
@@ -88,7 +89,7 @@ def test_any_result_of_a_tool_is_what_the_model_reads(log: PostgresStore, values
         (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02 00:00:00+00:00"),
         (range(3), "range(0, 3)"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_results_that_json_does_not_know_have_their_plain_form(log: PostgresStore, value: Any, expected: Any) -> None:
     """A tool returns what its own code works with."""

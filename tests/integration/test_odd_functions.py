@@ -16,23 +16,6 @@ from tests.kit.odd import DEEP, ENDLESS, UNWRITABLE, Unspeakable, ended, kind
 MOMENTS = ("open", "set", "close")
 
 
-@pytest.fixture
-def ran() -> list[int]:
-    """The calls that were made in this test."""
-    return []
-
-
-@pytest.fixture
-def act(ran: list[int]) -> Any:
-    @tool
-    def act(n: int = 1) -> str:
-        """Has an effect."""
-        ran.append(n)
-        return "acted"
-
-    return act
-
-
 class Undecided:
     """An object that is neither true nor false."""
 

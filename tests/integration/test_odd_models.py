@@ -6,29 +6,13 @@ from typing import Any
 
 import pytest
 
-from drangue_worker import Agent, Autonomy, Budget, Guardrails, ModelResponse, tool
+from drangue_worker import Agent, Autonomy, Budget, Guardrails, ModelResponse
 from tests.kit.inline import Scripted, calls, categories, contents
+from tests.kit.naming import shown
 from tests.kit.odd import DEEP, ended, kind
 
 SCHEMA = {"type": "object"}
 USED = {"input_tokens": 1, "output_tokens": 1}
-
-
-@pytest.fixture
-def ran() -> list[int]:
-    """The calls that were made in this test."""
-    return []
-
-
-@pytest.fixture
-def act(ran: list[int]) -> Any:
-    @tool
-    def act(n: int = 1) -> str:
-        """Has an effect."""
-        ran.append(n)
-        return "acted"
-
-    return act
 
 
 @pytest.mark.parametrize("arguments", [[], [1], [{}], '{"n": 2}', "no json", 5, True, DEEP, {"n": DEEP}], ids=kind)
@@ -65,7 +49,7 @@ def test_an_answer_of_any_shape_is_judged(arguments: Any) -> None:
     assert (result.output_parsed, result.reason) == ({"n": 1}, "answered")
 
 
-@pytest.mark.parametrize("text", [None, 5, 1.5, True, {"a": 1}, [1], b"bytes", object(), "a\x00b\ud800"], ids=repr)
+@pytest.mark.parametrize("text", [None, 5, 1.5, True, {"a": 1}, [1], b"bytes", object(), "a\x00b\ud800"], ids=shown)
 def test_text_of_any_kind_is_an_answer_or_a_failure(text: Any) -> None:
     """A model of one's own is soon written wrong."""
     assert ended(Agent(Scripted(ModelResponse(text, usage=USED)))).status in ("completed", "failed")
@@ -116,7 +100,7 @@ def test_usage_of_any_kind_can_be_counted(usage: Any, budget: Any) -> None:
         {"model": ["a", "b"]},
         {"model": 5},
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_an_odd_field_of_an_answer_leaves_the_answer(odd: dict[str, Any]) -> None:
     """What is beside the text is no reason to lose it."""

@@ -238,7 +238,9 @@ def test_a_refusal_that_must_be_awaited_refuses(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", ["0", 0, "-3", format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)], ids=repr
+    "wish",
+    ["0", 0, "-3", format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)],
+    ids=["text", "number", "past", "date"],
 )
 def test_a_tool_may_hand_on_the_wait_it_was_asked_for_as_it_came(wish: Any) -> None:
     """A Retry-After header is seconds or a date; either is obeyed, and neither ends the run."""

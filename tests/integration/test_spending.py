@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from drangue_client.errors import PermanentError, RateLimitError, TransientError
+from drangue_client.errors import PermanentError, RateLimitError, RunFailedError, TransientError
 from drangue_client.store.port import Ask
 from drangue_worker import Agent, Budget, FallbackModel, ModelResponse, OpenAIModel, ToolCall, tool
+from drangue_worker.engine import perform
 from drangue_worker.testing.provider import Provider, ProviderCall, Reply
 from tests.contract.log_scenes import elapse
 from tests.kit.inline import PLACES, RUN, Scripted, calls, leave, opened
@@ -185,6 +186,40 @@ def test_calls_of_workers_that_died_count_against_a_hard_budget(store: Any) -> N
     after = Scripted("one too many", ceiling=CEILING)
     result = Agent(after, store=store, budget=budget).run_sync(run_id=RUN)
     assert (result.reason, after.calls) == ("budget", [])
+
+
+def test_a_step_that_took_down_its_workers_counts_against_a_hard_budget(store: Any) -> None:
+    """It fails its run; whoever resumes that has paid for the calls of them all."""
+    budget = Budget(max_tokens=5 * (PROMPT + CEILING), hard=True)
+    model = Stuck(ceiling=CEILING)
+    leave(Agent(model, store=store, budget=budget), model.asked)
+    for number in range(5):
+        assert store.claim([Ask(RUN, 1, f"token {number}", "a worker that dies", "inline")], 15)[0] is not None
+        elapse(store, 60)
+    after = Scripted("one too many", ceiling=CEILING)
+    with pytest.raises(RunFailedError, match="took down 5 workers"):
+        Agent(after, store=store, budget=budget).run_sync(run_id=RUN)
+    result = Agent(after, store=store, budget=budget).run_sync(run_id=RUN)
+    assert (result.reason, after.calls) == ("budget", [])
+
+
+def test_an_answer_that_could_not_be_recorded_counts_against_a_hard_budget(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paid for all the same."""
+    settle, broken = perform.settle, [True]
+
+    def break_once(*given: Any, **more: Any) -> Any:
+        if broken.pop() if broken else False:
+            raise RuntimeError("nobody foresaw it")
+        return settle(*given, **more)
+
+    monkeypatch.setattr(perform, "settle", break_once)
+    model = Scripted("paid for", ceiling=CEILING)
+    agent = Agent(model, store=store, budget=Budget(max_tokens=PROMPT + CEILING, hard=True))
+    with pytest.raises(RuntimeError, match="nobody foresaw it"):
+        agent.run_sync("go", run_id=RUN)
+    assert (agent.run_sync(run_id=RUN).reason, len(model.calls)) == ("budget", 1)
 
 
 @pytest.mark.parametrize("hard", [False, True])

@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from drangue_client import Client
-from drangue_client.client import MOVING
 from drangue_client.errors import WaitTimeout
 from drangue_client.events import Event
 from drangue_client.result import Result
+from drangue_client.run import MOVING
 from drangue_worker import Agent
 from tests.surface import agents
 

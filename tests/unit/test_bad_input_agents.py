@@ -117,7 +117,7 @@ RUN: dict[str, Any] = {
 }
 TABLE.add("Agent.run_sync", lambda **given: agent().run_sync(**given), {"input": "go"}, **RUN)
 TABLE.add("Agent.run", lambda **given: asyncio.run(agent().run(**given)), {"input": "go"}, **RUN)
-TABLE.add("Agent.stream", streamed, {"input": "go"}, **RUN, after=("x", 1.5))
+TABLE.add("Agent.stream", streamed, {"input": "go"}, **RUN, after=("x", 1.5, -2, 2**31))
 TABLE.add("Agent.resume", resumed, {"run_id": "r"}, run_id=(None, 5), trace=("no",))
 BY: dict[str, Any] = {"by": (None, 5), "reason": (None, 5, Unprintable())}
 for verdict in ("approve", "reject"):

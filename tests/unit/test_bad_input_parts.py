@@ -184,7 +184,7 @@ TABLE.add(
     lambda **given: list(client().stream(**given)),
     {"run_id": "r", "timeout": 0},
     run_id=(None, 5),
-    after=("x", 1.5),
+    after=("x", 1.5, -2, 2**31),
     timeout=TIMEOUT,
 )
 TABLE.add(
@@ -193,15 +193,19 @@ TABLE.add(
     {},
     status=("done", 5),
     agent=(5,),
-    since=(NAN, INF, True, "today"),
-    until=(NAN, INF, True, "today"),
+    since=(NAN, INF, True, "today", 1e300),
+    until=(NAN, INF, True, "today", -1e300),
     labels=(5, ["x"], {"a": 5}, {5: "x"}),
-    limit=(-1, True, "3"),
+    limit=(-1, True, "3", 10**30),
 )
 
 TABLE.add("Client.get", lambda **given: client().get(**given), {}, run_id=(None, 5))
 TABLE.add(
-    "Client.events", lambda **given: client().events(**given), {"run_id": "r"}, run_id=(None, 5), after=("x", 1.5)
+    "Client.events",
+    lambda **given: client().events(**given),
+    {"run_id": "r"},
+    run_id=(None, 5),
+    after=("x", 1.5, -2, 2**31),
 )
 TABLE.add("Client.pending_approvals", lambda **given: client().pending_approvals(**given), {}, run_id=(5,))
 TABLE.add("Client.resume", lambda **given: client().resume(**given), {"run_id": "r"}, run_id=(None, 5), **BY)

@@ -15,6 +15,7 @@ from drangue_worker.models.routing import RuleRouter, SingleModel
 from drangue_worker.testing.fake import FakeModel
 from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import tool
+from tests.kit.naming import shown
 
 
 def read(city: str) -> str:
@@ -73,7 +74,7 @@ def test_a_router_wins_over_a_model() -> None:
     assert blueprint(model=None, router=router).router is router
 
 
-@pytest.mark.parametrize("models", [None, (), "gpt-4o", 5, ("gpt-4o",), {"gpt-4o": FakeModel()}], ids=str)
+@pytest.mark.parametrize("models", [None, (), "gpt-4o", 5, ("gpt-4o",), {"gpt-4o": FakeModel()}], ids=shown)
 def test_a_router_that_does_not_tell_its_models_is_taken_as_it_is(models: Any) -> None:
     """`choose` is all the engine asks for; an attribute of a stranger's may mean something else."""
 
@@ -115,7 +116,7 @@ def test_functions_and_tools_may_be_mixed() -> None:
         ({"output_schema": {"type": "integr"}}, ValueError, "output_schema is no JSON schema"),
         ({"tools": [tool(name="final_answer")(read)]}, ValueError, "'final_answer', by which structured answers"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_an_argument_that_cannot_be_used_is_named(given: dict[str, Any], error: type[Exception], message: str) -> None:
     """Where the agent is written, not in the first run."""

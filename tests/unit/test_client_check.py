@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from drangue_client.client import check_input, check_run_id, check_same, record_verdict
 from drangue_client.errors import NotPendingError, RunExistsError
 from drangue_client.run import fold
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Move, NewRun, RunRow
+from drangue_client.submission import check_input, check_run_id, check_same
+from drangue_client.verdicts import record_verdict
 from tests.unit.made_logs import asked, decided, started
 
 ROW = RunRow("r1", "oncall", "running", "celery", 5, {}, "a\\u0000b", 0, None, 0.0, 0.0, None)

@@ -11,6 +11,7 @@ import pytest
 from drangue_client.errors import TransientError
 from drangue_client.terms import Guards
 from drangue_worker.tools.guards import Guardrails, approved, refusal
+from tests.kit.naming import shown
 
 
 def no(*about: Any) -> str:
@@ -75,7 +76,7 @@ def test_names_may_come_in_anything_that_has_them() -> None:
         ({"require_approval_for_irreversible": None}, "require_approval_for_irreversible is None"),
         ({"deny": [["pay"]]}, r"deny holds \['pay'\]"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_what_could_not_guard_is_refused_by_name(given: dict[str, Any], message: str) -> None:
     """Where the agent is written: `deny="pay"` denied the tools p, a and y once."""

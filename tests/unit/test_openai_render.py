@@ -12,7 +12,6 @@ import httpx2
 import openai
 import pytest
 
-from drangue_client.client import check_run_id
 from drangue_client.errors import (
     AuthError,
     NoCredentials,
@@ -22,6 +21,7 @@ from drangue_client.errors import (
     TransientError,
 )
 from drangue_client.messages import Message, ModelResponse, ToolCall
+from drangue_client.submission import check_run_id
 from drangue_worker.models.openai import OpenAIModel
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 from drangue_worker.tools.tool import tool

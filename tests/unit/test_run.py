@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from drangue_client.events import Event, Fact
+from drangue_client.events import Fact
 from drangue_client.run import Call, Run, apply, fold, knows
 from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import (
@@ -26,13 +28,16 @@ from tests.unit.made_logs import (
     resumed,
     runs_of,
     started,
+    turns,
 )
 
 
+@pytest.mark.parametrize("kind", [logs, turns])
 @by_chance
-@given(logs())
-def test_a_snapshot_and_the_tail_fold_to_the_same_run_wherever_the_log_is_cut(log: list[Event]) -> None:
-    """Every step decides from a snapshot that some other process wrote at some other moment."""
+@given(st.data())
+def test_a_snapshot_and_the_tail_fold_to_the_same_run_wherever_the_log_is_cut(kind: Any, data: st.DataObject) -> None:
+    """Every step decides from a snapshot that some other process wrote; a hard budget must not lose a byte by it."""
+    log = data.draw(kind())
     whole = fold(log)
     for before in runs_of(log):
         state = json.loads(json.dumps(before.to_snapshot()))
@@ -43,10 +48,12 @@ def test_a_snapshot_and_the_tail_fold_to_the_same_run_wherever_the_log_is_cut(lo
         assert fold(log[before.seq + 1 :], onto=read_back) == whole
 
 
+@pytest.mark.parametrize("kind", [logs, turns])
 @by_chance
-@given(logs())
-def test_events_a_snapshot_holds_already_are_not_applied_again(log: list[Event]) -> None:
-    """Events are read beside a snapshot that may be ahead of where the reading began."""
+@given(st.data())
+def test_events_a_snapshot_holds_already_are_not_applied_again(kind: Any, data: st.DataObject) -> None:
+    """A tail may begin before the snapshot; what was used once must not be charged again."""
+    log = data.draw(kind())
     whole = fold(log)
     assert [before for before in runs_of(log) if fold(log, onto=before) != whole] == []
 

@@ -7,21 +7,18 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
 
 from drangue_client.answer import FINAL_ANSWER
 from drangue_client.budget import Budget, Spent
-from drangue_client.events import Event, Fact
+from drangue_client.events import Fact
 from drangue_client.run import Call, Run, fold, knows, outlives
 from drangue_client.terms import Guards
-from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import (
     FULL_TERMS,
     PRICES,
     TERMS,
     accepted,
     asked,
-    by_chance,
     called,
     decided,
     failed,
@@ -32,12 +29,10 @@ from tests.unit.made_logs import (
     recalled,
     result,
     resumed,
-    runs_of,
     said,
     screened,
     sent_back,
     started,
-    turns,
 )
 
 SOFT = replace(TERMS, budget=Budget(max_tokens=100, prices=PRICES))
@@ -50,28 +45,6 @@ def after(*facts: Fact) -> Run:
 
 
 # Snapshots
-
-
-@by_chance
-@given(turns())
-def test_a_snapshot_and_the_tail_fold_to_the_same_run_wherever_turns_are_cut(log: list[Event]) -> None:
-    """Every step decides from a snapshot that some other process wrote; a hard budget must not lose a byte by it."""
-    whole = fold(log)
-    for before in runs_of(log):
-        state = json.loads(json.dumps(before.to_snapshot()))
-        terms = json.loads(json.dumps(before.terms.to_json())) if before.terms else None
-        read_back = Run.from_snapshot(state, before.seq, terms)
-        assert read_back == before
-        assert decide(read_back, 0.0) == decide(before, 0.0)
-        assert fold(log[before.seq + 1 :], onto=read_back) == whole
-
-
-@by_chance
-@given(turns())
-def test_events_a_snapshot_holds_are_not_counted_twice(log: list[Event]) -> None:
-    """A tail may begin before the snapshot; what was used once must not be charged again."""
-    whole = fold(log)
-    assert [before for before in runs_of(log) if fold(log, onto=before) != whole] == []
 
 
 def test_every_part_of_a_run_is_in_its_snapshot() -> None:

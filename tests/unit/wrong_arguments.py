@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from drangue_client.errors import DrangueError
+from tests.kit.naming import shown
 
 NAN, INF = float("nan"), float("inf")
 HUGE = 10**5_000  # more digits than Python writes unless told to
@@ -45,7 +46,7 @@ class Table(list[Any]):
         for argument, values in {"nonesuch": (1,), **wrong}.items():
             for value in values:
                 row = Wrong(name, make, right, argument, value)
-                self.append(pytest.param(row, id=f"{name}({argument}={_shown(value)})"))
+                self.append(pytest.param(row, id=f"{name}({argument}={shown(value)})"))
 
 
 def check_refused(row: Wrong) -> None:
@@ -71,18 +72,3 @@ def nested(levels: int) -> list[Any]:
     for _ in range(levels):
         value = [value]
     return value
-
-
-def _shown(value: Any) -> str:
-    """A value in the name of a test: short, and the same in every process."""
-    if isinstance(value, int) and abs(value) > 10**9:
-        return "huge"
-    if value is None or isinstance(value, str | bytes | int | float):
-        return ascii(value)[:30]
-    if isinstance(value, type):
-        return value.__name__
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_shown(key)}: {_shown(item)}' for key, item in value.items())}}}"[:40]
-    if isinstance(value, list | tuple) and not (value and isinstance(value[0], list) and value[0]):
-        return f"[{', '.join(map(_shown, value))}]"[:40]
-    return type(value).__name__
