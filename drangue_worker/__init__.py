@@ -6,124 +6,22 @@ An agent is a model plus tools. `Agent(...).run_sync("...")` runs it here; `DRAN
 let a fleet run it. The client's words are here too, so that one import serves.
 """
 
-from drangue_client.budget import Budget
-from drangue_client.client import Client
-from drangue_client.errors import (
-    AuthError,
-    ConflictError,
-    DrangueError,
-    LeaseHeldError,
-    PermanentError,
-    RateLimitError,
-    ToolError,
-    TransientError,
-    UnknownRunError,
-    ValidationError,
-)
-from drangue_client.events import Event
-from drangue_client.messages import ModelResponse, ToolCall
-from drangue_client.result import Result
-from drangue_client.settings import Settings
-from drangue_client.store import InMemoryStore, PostgresStore, SQLiteStore, Store
-from drangue_client.terms import Autonomy
-from drangue_client.trace import Span
-from drangue_worker.agent import Agent
-from drangue_worker.evals import (
-    Check,
-    EvalReport,
-    Gate,
-    GateDecision,
-    Judge,
-    Scenario,
-    ScenarioResult,
-    evaluate,
-    forbids_tool,
-    judged,
-    output_contains,
-    output_satisfies,
-    scenario_from_result,
-    tools_called,
-    within_steps,
-    within_tokens,
-)
-from drangue_worker.memory import Memory, MemoryItem, NullMemory
-from drangue_worker.models import (
-    AnthropicModel,
-    FallbackModel,
-    FallbackRouter,
-    Model,
-    OpenAIModel,
-    Router,
-    RuleRouter,
-    SingleModel,
-)
-from drangue_worker.observability import ConsoleTracer, NullTracer, OTelTracer, Tracer
-from drangue_worker.registry import Registry as AgentRegistry
-from drangue_worker.tools.guards import Guardrails
-from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Done, Tool, ToolPolicy, harden, tool
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "DEFAULT_RETRY_ON",
-    "Agent",
-    "AgentRegistry",
-    "AnthropicModel",
-    "AuthError",
-    "Autonomy",
-    "Budget",
-    "Check",
-    "Client",
-    "ConflictError",
-    "ConsoleTracer",
-    "Done",
-    "DrangueError",
-    "EvalReport",
-    "Event",
-    "FallbackModel",
-    "FallbackRouter",
-    "Gate",
-    "GateDecision",
-    "Guardrails",
-    "InMemoryStore",
-    "Judge",
-    "LeaseHeldError",
-    "Memory",
-    "MemoryItem",
-    "Model",
-    "ModelResponse",
-    "NullMemory",
-    "NullTracer",
-    "OTelTracer",
-    "OpenAIModel",
-    "PermanentError",
-    "PostgresStore",
-    "RateLimitError",
-    "Result",
-    "Router",
-    "RuleRouter",
-    "SQLiteStore",
-    "Scenario",
-    "ScenarioResult",
-    "Settings",
-    "SingleModel",
-    "Span",
-    "Store",
-    "Tool",
-    "ToolCall",
-    "ToolError",
-    "ToolPolicy",
-    "Tracer",
-    "TransientError",
-    "UnknownRunError",
-    "ValidationError",
-    "evaluate",
-    "forbids_tool",
-    "harden",
-    "judged",
-    "output_contains",
-    "output_satisfies",
-    "scenario_from_result",
-    "tool",
-    "tools_called",
-    "within_steps",
-    "within_tokens",
-]
+if TYPE_CHECKING:
+    from drangue_worker.public import *  # noqa: F403 (its `__all__` says which)
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when a name is asked for: a module below, such as the console, is imported without all the others.
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(name)
+    public = import_module("drangue_worker.public")
+    if name == "__all__" or name in public.__all__:
+        return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(import_module("drangue_worker.public").__all__)

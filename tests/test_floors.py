@@ -35,7 +35,7 @@ FLOORS = [
     "drangue_client",
     "drangue_client.console",
     # drangue_worker: what happens next
-    "drangue_worker.errors drangue_worker.events",
+    "drangue_worker.asking drangue_worker.errors drangue_worker.events",
     "drangue_worker.rules drangue_worker.observability.logs drangue_worker.observability.tracers",
     "drangue_worker.observability drangue_worker.tools.schema",
     "drangue_worker.tools.tool",
@@ -47,6 +47,7 @@ FLOORS = [
     "drangue_worker.engine",
     "drangue_worker.evals",
     "drangue_worker.agent drangue_worker.fleet",
+    "drangue_worker.public",
     "drangue_worker",
     "drangue_worker.celery",
     "drangue_worker.testing.script",

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from drangue_client import checks
 from drangue_client.errors import AuthError, NotSentError, PermanentError, RateLimitError, ToolError, TransientError
 from drangue_client.events import normalise
+from drangue_worker import asking
 from drangue_worker.models.model import OnDelta
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 
@@ -26,9 +27,6 @@ MAX_TOKENS = 4096
 TIMEOUT_S = 300.0  # a full answer of MAX_TOKENS takes a slow model under two minutes
 
 T = TypeVar("T")
-
-# Is shown the SDK's client before each call it makes, and raises to prevent it: the tests' switch for paid requests.
-before_call: Callable[[Any], None] | None = None
 
 # Refusals that look like a rate limit and are none: nothing but money ends them.
 _SPENT = {"insufficient_quota", "enforced_spend_limit_reached", "contract_spend_limit_reached"}
@@ -72,12 +70,12 @@ class Sdk:
     async def ready(self) -> None:
         """Load the SDK, in a thread: it takes a second or so, and other calls are in flight on this loop.
 
-        Before every call. Raises what `before_call` raises.
+        Before every call. Raises what the rule of `asking` raises.
         """
         if self._package not in sys.modules:
             await asyncio.to_thread(self._load)
-        if before_call is not None:
-            before_call(self.client())
+        if asking.rule is not None:
+            asking.rule(self.client())
 
     async def aclose(self) -> None:
         """Close the client that was made for the running event loop. A given one stays its owner's."""

@@ -4,39 +4,22 @@ checks of what you plug in, deaths at every point of a run, and a switch that ke
 `plugin` has all of it as pytest fixtures.
 """
 
-from drangue_worker.testing.conformance import (
-    check_memory,
-    check_model_interface,
-    check_router,
-    check_store,
-    check_store_claims,
-    check_store_idempotent_append,
-    check_store_with_agent,
-    check_tracer,
-)
-from drangue_worker.testing.crash import CrashReport, crash_everywhere
-from drangue_worker.testing.fake import FakeModel
-from drangue_worker.testing.provider import Provider, ProviderCall, Reply
-from drangue_worker.testing.requests import ModelRequestForbidden, allow_model_requests, forbid_model_requests
-from drangue_worker.testing.tracers import RecordingTracer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CrashReport",
-    "FakeModel",
-    "ModelRequestForbidden",
-    "Provider",
-    "ProviderCall",
-    "RecordingTracer",
-    "Reply",
-    "allow_model_requests",
-    "check_memory",
-    "check_model_interface",
-    "check_router",
-    "check_store",
-    "check_store_claims",
-    "check_store_idempotent_append",
-    "check_store_with_agent",
-    "check_tracer",
-    "crash_everywhere",
-    "forbid_model_requests",
-]
+if TYPE_CHECKING:
+    from drangue_worker.testing.public import *  # noqa: F403 (its `__all__` says which)
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when a name is asked for: a module below, such as pytest's plugin, is imported without all the others.
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(name)
+    public = import_module("drangue_worker.testing.public")
+    if name == "__all__" or name in public.__all__:
+        return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(import_module("drangue_worker.testing.public").__all__)

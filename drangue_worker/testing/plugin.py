@@ -2,7 +2,7 @@
 
 pytest finds it by itself wherever drangue is installed (`-p no:drangue` turns it off). Until a test asks for a fixture
 it does one thing: a call that one of drangue's model adapters would make to a host other than loopback raises
-ModelRequestForbidden. It imports pytest alone; what a fixture needs is imported when the fixture is asked for.
+ModelRequestForbidden. What a fixture needs is imported when the fixture is asked for.
 
     drangue_fake_model            makes FakeModels that are strict: unused responses fail the test at its end
     drangue_provider              starts scripted Providers, to which OpenAIModel and AnthropicModel then talk
@@ -25,6 +25,8 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import drangue_worker.asking as asking  # not `from`: that asks the package for the name, which loads everything
 
 if TYPE_CHECKING:
     from drangue_client.store import Store
@@ -55,11 +57,18 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"drangue_model_requests is {allowed!r}; it must be one of {', '.join(_REQUESTS)}.")
     if allowed == "allow":
         return
-    from drangue_worker.testing.requests import forbid_model_requests
+    hosts, before = config.getini("drangue_model_hosts"), asking.rule
 
-    stack = ExitStack()
-    stack.enter_context(forbid_model_requests(hosts=config.getini("drangue_model_hosts")))
-    config.add_cleanup(stack.close)
+    def loopback_only(client: Any) -> None:
+        from drangue_worker.testing.requests import refuse_real
+
+        refuse_real(client, hosts)
+
+    def put_back() -> None:
+        asking.rule = before
+
+    asking.rule = loopback_only
+    config.add_cleanup(put_back)
 
 
 @pytest.hookimpl(tryfirst=True)

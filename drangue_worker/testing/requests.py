@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from drangue_client import checks
 from drangue_client.errors import PermanentError
-from drangue_worker.models import sdk
+from drangue_worker import asking
 
 # Transports of httpx that reach nobody. Any other one, of somebody's own too, is taken for a real one.
 _STAND_INS = {"MockTransport", "ASGITransport", "WSGITransport"}
@@ -42,17 +42,8 @@ def forbid_model_requests(*, hosts: Iterable[str] = ()) -> Iterator[None]:
     an address, or on one of httpx's transports that reach nobody, is a stand-in and passes. Blocks may be nested; the
     innermost one rules.
     """
-    allowed = frozenset(one.lower() for one in checks.many("hosts", hosts, "a list of host names"))
-
-    def refuse(client: Any) -> None:
-        host = urlsplit(str(getattr(client, "base_url", ""))).hostname
-        transport = getattr(getattr(client, "_client", None), "_transport", None)
-        if host is None or type(transport).__name__ in _STAND_INS:
-            return
-        if not _is_loopback(host) and host not in allowed:
-            raise ModelRequestForbidden(host)
-
-    with _ruled_by(refuse):
+    allowed = checks.many("hosts", hosts, "a list of host names")
+    with _ruled_by(lambda client: refuse_real(client, allowed)):
         yield
 
 
@@ -63,13 +54,23 @@ def allow_model_requests() -> Iterator[None]:
         yield
 
 
+def refuse_real(client: Any, allowed: Iterable[str]) -> None:
+    """Raise ModelRequestForbidden for a client of a host that is neither loopback nor `allowed`, nor a stand-in."""
+    host = urlsplit(str(getattr(client, "base_url", ""))).hostname
+    transport = getattr(getattr(client, "_client", None), "_transport", None)
+    if host is None or type(transport).__name__ in _STAND_INS:
+        return
+    if not _is_loopback(host) and host not in {one.lower() for one in allowed}:
+        raise ModelRequestForbidden(host)
+
+
 @contextmanager
 def _ruled_by(rule: Callable[[Any], None] | None) -> Iterator[None]:
-    before, sdk.before_call = sdk.before_call, rule
+    before, asking.rule = asking.rule, rule
     try:
         yield
     finally:
-        sdk.before_call = before
+        asking.rule = before
 
 
 def _is_loopback(host: str) -> bool:

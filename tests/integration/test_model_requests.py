@@ -10,8 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from drangue_client.errors import PermanentError, may_have_cost
-from drangue_worker import Agent, AnthropicModel, InMemoryStore, OpenAIModel
-from drangue_worker.models import sdk
+from drangue_worker import Agent, AnthropicModel, InMemoryStore, OpenAIModel, asking
 from drangue_worker.testing import (
     ModelRequestForbidden,
     Provider,
@@ -129,13 +128,13 @@ def test_loopback_is_no_real_model() -> None:
 def test_what_is_loopback_is_read_from_the_host_alone(url: str, allowed: bool) -> None:
     """Anything else in an address that looks like it would be a way around."""
     with forbid_model_requests(hosts=["ollama"]):
-        assert sdk.before_call is not None
+        assert asking.rule is not None
         client = StandIn(base_url=url)
         if allowed:
-            sdk.before_call(client)
+            asking.rule(client)
         else:
             with pytest.raises(ModelRequestForbidden):
-                sdk.before_call(client)
+                asking.rule(client)
 
 
 def test_the_innermost_block_rules_and_the_outer_one_comes_back() -> None:
