@@ -7,6 +7,7 @@ let a fleet run it. The client's words are here too, so that one import serves.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Loaded when a name is asked for: a module below, such as the console, is imported without all the others.
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(name)
-    public = import_module("drangue_worker.public")
-    if name == "__all__" or name in public.__all__:
-        return getattr(public, name)
+    if name == "__all__" or not (name.startswith("__") or find_spec(f"{__name__}.{name}")):
+        public = import_module("drangue_worker.public")
+        if name == "__all__" or name in public.__all__:
+            return getattr(public, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

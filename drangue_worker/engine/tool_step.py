@@ -29,6 +29,7 @@ from drangue_worker.tools.guards import approved, refusal
 from drangue_worker.tools.invoke import (
     category_of,
     check_arguments,
+    failed_as,
     failure,
     give_up,
     invoke,
@@ -133,10 +134,12 @@ async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
             return _result(attempt, tool.name, call["id"], refused)
         content = await _content(attempt, tool, call["arguments"])
         if isinstance(content, GiveBack):
+            span.set("error", content.category)
             return content
         outcome = await _conclude(attempt, tool.name, call["id"], content)
         for fact in outcome.facts if isinstance(outcome, Settle) else ():
             span.set("content", fact.payload.get("content"))  # as the guard let it pass
+        span.set("error", failed_as(content))
         span.set("duration_ms", attempt.duration_ms())
     return outcome
 

@@ -7,6 +7,8 @@ application has set already is left as it is.
 from __future__ import annotations
 
 import importlib
+import os
+import socket
 from typing import Any
 
 from drangue_client.errors import SettingsError
@@ -48,7 +50,8 @@ def _set_provider() -> None:
         raise ImportError(MISSING) from error
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
-    resource = Resource.create()
+    this: dict[str, str | int] = {"process.pid": os.getpid(), "host.name": socket.gethostname()}
+    resource = Resource(this).merge(Resource.create())  # what the environment says goes first
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "drangue"}))
     provider = TracerProvider(resource=resource)

@@ -18,7 +18,7 @@ OPERATIONS = {"run": "invoke_agent", "model": "chat", "tool": "execute_tool"}
 _PLAIN = {
     "run": {"run_id", "agent", "status", "reason"},
     "model": {"model", "response_model", "stop_reason", "usage"},
-    "tool": {"name", "call_id"},
+    "tool": {"name", "call_id", "error"},
 }
 # Content by its name, on a span of anybody's.
 _CONTENT = {"arguments", "content", "input", "instructions", "messages", "output", "prompt", "reasoning", "system"}
@@ -29,6 +29,7 @@ NAMES = {
     ("run", "agent"): "gen_ai.agent.name",
     ("model", "model"): "gen_ai.request.model",
     ("model", "response_model"): "gen_ai.response.model",
+    ("tool", "error"): "error.type",
     ("tool", "name"): "gen_ai.tool.name",
     ("tool", "call_id"): "gen_ai.tool.call.id",
     ("tool", "arguments"): "gen_ai.tool.call.arguments",

@@ -90,7 +90,7 @@ class OTelTracer:
         kind = self._trace.SpanKind.CLIENT if name == "model" else self._trace.SpanKind.INTERNAL
         plain = {key: value for key, value in attrs.items() if not is_content(name, key, value)}
         span = self._tracer.start_span(name, kind=kind, attributes=_opening(name, plain))
-        live = _Span(name, span, self._content)
+        live = _Span(name, span, self._content, self._trace.StatusCode.ERROR)
         # OpenTelemetry would record the exception's message, which is content: providers quote the prompt they refuse.
         with self._trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             for key, value in attrs.items():
@@ -99,7 +99,7 @@ class OTelTracer:
             try:
                 yield live
             except Exception as error:
-                live.fail(error, self._trace.StatusCode.ERROR)
+                live.fail(error)
                 raise
             finally:
                 live.finish()
@@ -130,7 +130,7 @@ class OTelTracer:
         exact.id_generator = place  # so that the root gets the ids its steps were put below
         attributes = _opening("run", {"run_id": row.run_id, "agent": row.agent})
         span = exact.start_span("run", context=place.above(), start_time=_nanoseconds(began), attributes=attributes)
-        live = _Span("run", span, self._content)
+        live = _Span("run", span, self._content, self._trace.StatusCode.ERROR)
         for key, value in (("status", run.status), ("reason", run.reason), ("output", ended.payload.get("output"))):
             live.set(key, value)
         live.finish()
@@ -163,8 +163,11 @@ def _nanoseconds(event: Event) -> int:
 class _Span:
     """A span that is still open."""
 
-    def __init__(self, name: str, span: trace.Span, content: Callable[[str, Any], str | None]) -> None:
+    def __init__(
+        self, name: str, span: trace.Span, content: Callable[[str, Any], str | None], error: trace.StatusCode
+    ) -> None:
         self._name = name
+        self._error = error
         self._span = span
         self._content = content
         self._said: dict[str, str] = {}  # captured content, redacted
@@ -174,8 +177,10 @@ class _Span:
         """Attach one more attribute; a value of any kind, None for none."""
         if value is not None and self._span.is_recording():
             self._attach(_guarded(key, self._exported, key, value))
+            if (self._name, key) == ("tool", "error"):  # the model is told of it, so nothing is raised
+                self._span.set_status(self._error, str(value))
 
-    def fail(self, error: Exception, status: trace.StatusCode) -> None:
+    def fail(self, error: Exception) -> None:
         """Mark the span as an error of this type; the message is content."""
         if not self._span.is_recording():
             return
@@ -184,7 +189,7 @@ class _Span:
         told = _guarded("exception.message", self._message_of, error)
         self._attach({"error.type": kind})
         self._span.add_event("exception", {"exception.type": kind} | told)
-        self._span.set_status(status, told.get("exception.message", kind))
+        self._span.set_status(self._error, told.get("exception.message", kind))
 
     def finish(self) -> None:
         """Attach what the conventions want in one piece."""
@@ -244,9 +249,10 @@ def _opening(span: str, plain: Mapping[str, Any]) -> dict[str, Any]:
     opening: dict[str, Any] = {}
     if span in OPERATIONS:
         opening["gen_ai.operation.name"] = OPERATIONS[span]
-        run_id = structlog.contextvars.get_contextvars().get("run_id")  # bound by the step that is under way
-        if run_id is not None:
-            opening["gen_ai.conversation.id"] = str(run_id)
+        bound = structlog.contextvars.get_contextvars()  # by the step that is under way
+        if "run_id" in bound:
+            opening["gen_ai.conversation.id"] = str(bound["run_id"])
+        opening |= {f"drangue.{name}": bound[name] for name in ("step", "attempt") if name in bound}
     if span == "tool":
         opening["gen_ai.tool.type"] = "function"
     for key, value in plain.items():

@@ -5,6 +5,7 @@ checks of what you plug in, deaths at every point of a run, and a switch that ke
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,11 +14,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Loaded when a name is asked for: a module below, such as pytest's plugin, is imported without all the others.
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(name)
-    public = import_module("drangue_worker.testing.public")
-    if name == "__all__" or name in public.__all__:
-        return getattr(public, name)
+    if name == "__all__" or not (name.startswith("__") or find_spec(f"{__name__}.{name}")):
+        public = import_module("drangue_worker.testing.public")
+        if name == "__all__" or name in public.__all__:
+            return getattr(public, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

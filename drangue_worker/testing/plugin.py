@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import drangue_worker.asking as asking  # not `from`: that asks the package for the name, which loads everything
+from drangue_worker import asking
 
 if TYPE_CHECKING:
     from drangue_client.store import Store

@@ -73,13 +73,18 @@ def unknown_outcome(tool: str, **more: str) -> str:
     )
 
 
-def is_unknown(content: str) -> bool:
-    """Whether a result says that nobody knows what became of its call."""
+def failed_as(content: str) -> str | None:
+    """The category of a failed call, by its content; None for any other content."""
     try:
         told = json.loads(content)
-        return bool(told["error"]["category"] == "unknown_outcome")
+        return str(told["error"]["category"]) if told["ok"] is False else None
     except (ValueError, TypeError, LookupError, RecursionError):
-        return False
+        return None
+
+
+def is_unknown(content: str) -> bool:
+    """Whether a result says that nobody knows what became of its call."""
+    return failed_as(content) == "unknown_outcome"
 
 
 def unreadable(arguments: Mapping[str, Any]) -> str | None:

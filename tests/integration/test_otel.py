@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 
 from drangue_client.errors import DrangueError
 from drangue_client.messages import ModelResponse, ToolCall
-from drangue_worker import Agent, PermanentError, tool
+from drangue_worker import Agent, PermanentError, TransientError, tool
 from drangue_worker.observability import OTelTracer
 from drangue_worker.testing import FakeModel, RecordingTracer
 
@@ -139,6 +139,24 @@ def test_a_failure_marks_the_call_and_the_run(exporter: InMemorySpanExporter, ot
     assert (spans["model"].attributes or {})["error.type"] == "drangue_client.errors.PermanentError"
     assert (spans["run"].attributes or {})["error.type"]
     assert not [name for name, span in spans.items() if MARKER in told(span)]
+
+
+def test_each_failed_attempt_of_a_tool_is_marked(exporter: InMemorySpanExporter, otel: trace.Tracer) -> None:
+    """The run goes on, so nothing is raised; its category is told, its message is content."""
+    raised = [TransientError(MARKER), PermanentError(MARKER)]
+
+    @tool(retries=1, backoff=0)
+    def fetch() -> str:
+        """Get it."""
+        raise raised.pop(0)
+
+    agent = Agent(FakeModel([[("fetch", {})], "It is gone."]), [fetch], tracer=OTelTracer(otel))
+    assert agent.run_sync("go").output == "It is gone."
+    spans = [span for span in exporter.get_finished_spans() if span.name == "tool"]
+    assert [(span.attributes or {})["error.type"] for span in spans] == ["transient", "permanent"]
+    assert [(span.attributes or {})["drangue.attempt"] for span in spans] == [1, 2]
+    assert {span.status.status_code for span in spans} == {StatusCode.ERROR}
+    assert not [span for span in exporter.get_finished_spans() if MARKER in told(span)]
 
 
 @pytest.mark.parametrize("kind", ["thread", "loop"])
