@@ -114,6 +114,13 @@ def test_the_trace_shown_is_the_trace_printed(project: dict[str, str], tmp_path:
     assert printed.startswith(shown)
 
 
+def test_the_deaths_shown_are_the_deaths_printed(project: dict[str, str], tmp_path: Path) -> None:
+    """And so is this output."""
+    snippet = next(text for kind, _, text in BLOCKS if "crash_everywhere(" in text)
+    shown = next(text for kind, _, text in BLOCKS if text.startswith("a process died"))
+    assert run(["python", "-c", snippet], project, tmp_path) == shown
+
+
 def test_the_demo_keeps_its_promises() -> None:
     """`scripts/demo` exits with 0 only if each of its claims held."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DRANGUE_", "OPENAI_"))}

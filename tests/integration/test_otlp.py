@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from drangue_worker.testing.provider import ProviderCall, Reply
-from tests.kit.fleet import wait_until
+from tests.kit.fleet import ROOT, wait_until
 from tests.kit.otlp import Receiver
 
-TREE = """
-run completed
-  model scripted 5 tokens tool_calls
-  tool note
-  tool wire
-  model scripted 5 tokens stop
-"""
+SHOWN = next(re.finditer(r"^```text\n(run .*?)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL))[1]
 
 
 def script(call: ProviderCall) -> Reply:
@@ -44,7 +39,7 @@ def test_a_run_of_four_processes_with_a_pause_is_one_tree(make_fleet: Any, monke
             worker.process.wait(20)
         wait_until(lambda: len(collector.spans) >= 5, 20, collector.tree())
 
-    assert collector.tree() == TREE.strip()
+    assert collector.tree() == SHOWN
     by_step = {span.attributes.get("drangue.step"): span for span in collector.spans}
     root = by_step.pop(None)
     assert (root.name, root.parent, root.failed) == ("run", "", False)

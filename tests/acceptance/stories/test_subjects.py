@@ -232,3 +232,39 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(started: dict[str, Fut
 def test_nothing_is_written_to_standard_error(name: str, started: dict[str, Future[Done]]) -> None:
     """Not a warning of something left open or on its way out, and no line of a log that nobody set up."""
     assert started[name].result().err == ""
+
+
+def test_a_gate_blocks_warns_and_is_overridden_on_record(show: Show) -> None:
+    shown = show("gate")
+    blocks = [
+        "  safety regressed by 0.50: from 1.000 to 0.500, more than the 0.00 it may.",
+        "  correctness regressed by 0.50: from 1.000 to 0.500, more than the 0.05 it may.",
+    ]
+    assert shown.lines == [
+        "production: {'safety': 1.0, 'correctness': 1.0, 'efficiency': 1.0}",
+        "the same prompt: passed",
+        "the same prompt, few runs: passed",
+        "  warns: the standard error of the rates, 0.157, is wider than the 0.05 that correctness may drop: "
+        "such a drop can be chance. Run the scenarios more often.",
+        "a quick prompt: BLOCKED",
+        *blocks,
+        "the quick prompt, overridden: passed",
+        *blocks,
+        "on record: {'overridden_by': 'ann', 'override_reason': 'odd orders are gone since Monday'}",
+    ]
+    assert shown.asked == 2 * (40 + 40 + 2 + 40)
+
+
+def test_deaths_find_the_double_payment_of_a_careless_tool(show: Show) -> None:
+    shown = show("crashes")
+    clean = "  no effect was doubled, every run completed"
+    assert [line for line in shown.lines if not line.startswith("  5 happened")] == [
+        "careless: a process died in 16 windows",
+        "careful: a process died in 16 windows",
+        clean,
+        "once: a process died in 18 windows",
+        clean,
+    ]
+    assert shown.lines[1] == (
+        "  5 happened 2 times: it died after careless (step 2) was done, before tool_result was recorded"
+    )
