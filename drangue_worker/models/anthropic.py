@@ -145,7 +145,11 @@ class AnthropicModel:
 
     def _make(self, sdk: Any) -> AsyncAnthropic:
         client: AsyncAnthropic = sdk.AsyncAnthropic(
-            api_key=self._key(), base_url=self._base_url, timeout=self.timeout, max_retries=0
+            api_key=self._key(),
+            base_url=self._base_url,
+            timeout=self.timeout,
+            max_retries=0,
+            open_telemetry=False,  # the step has a span; tokens must not be in a trace twice
         )
         return client
 
