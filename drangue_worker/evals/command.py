@@ -112,8 +112,15 @@ def check(options: Options) -> None:
     if options.override is not None and not options.override.strip():
         raise DrangueError("an override needs a reason: say why this may be deployed all the same.")
     for name, path in (("--save", options.save), ("--record", options.record)):
-        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()):
+        if path is not None and not _writable(path, whole=name == "--save"):
             raise DrangueError(f"{name} cannot be written to {str(path)!r}. Make the folder, or name another place.")
+
+
+def _writable(path: Path, *, whole: bool) -> bool:
+    """Whether a file can be appended to, or, as a `whole`, be put in the place of an older one."""
+    if path.exists() and not whole:
+        return not path.is_dir() and os.access(path, os.W_OK)
+    return path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()
 
 
 def decide(evaluation: Evaluation) -> GateDecision | None:
