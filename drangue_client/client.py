@@ -20,7 +20,7 @@ from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, RunRow, StepRef
 from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
-from drangue_client.turns import check_turn_id, resume, say
+from drangue_client.turns import cancel, check_turn_id, resume, say
 from drangue_client.verdicts import record_verdict
 from drangue_client.waiting import follow, until_stopped
 from drangue_client.wire.queue import HANDOFF_S, Sender
@@ -125,6 +125,21 @@ class Client:
         failed = row.status == "failed"
         sent = self._coordinate(row, opened) if failed and row.executor == "celery" else True
         return Submission(run_id, failed, sent)
+
+    def cancel(self, run_id: str, *, by: str = "", reason: str = "") -> bool:
+        """End the turn a run is at, now: what is queued never starts, what is under way is told to stop.
+
+        Workers hear of it within a second. A model call is aborted, a reversible tool is stopped; an irreversible one
+        that has begun is let finish, so that its outcome is known. The run reads `cancelled` at once, and `say` goes on
+        with it when all of that has stopped. A run that has ended is left as it is (False), so repeating is safe.
+        UnknownRunError.
+        """
+        row, done = cancel(self.log, run_id, by=by, reason=reason)
+        if done:
+            self._doorbell.moved(run_id)
+            if row.executor == "celery":
+                self._coordinate(row)
+        return done
 
     def stream(self, run_id: str, *, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """The run's events behind the place `after`, as they are written, until the run has stopped.

@@ -26,6 +26,7 @@ EventType = Literal[
     "input_screened",
     "model_decision",
     "step_started",
+    "step_stopped",
     "tool_result",
     "approval_requested",
     "approval_granted",

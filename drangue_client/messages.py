@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drangue_client.events import Event
+from drangue_client.outcomes import cancelled, unknown_outcome
 
 Message = dict[str, Any]
 
@@ -56,7 +57,8 @@ class ModelResponse:
 
 
 def conversation(events: Iterable[Event]) -> list[Message]:
-    """The messages of a log, oldest first. A call without a result yet has no tool message.
+    """The messages of a log, oldest first. A call without a result yet has no tool message; where
+    its turn was cancelled it never gets one, and is answered in its place.
 
     Where inputs are screened, one that did not pass is in no conversation, neither of its turn nor of a later one. A
     true outcome that came late stands in place of the unknown one, or is told as a note where a model has read that.
@@ -76,7 +78,9 @@ class _Reading:
         self._guarded = False
         self._turn = 0
         self._said: Message | None = None  # an input whose verdict is still to come
-        self._steps: list[int] = []  # of the latest decision's calls, with what came of them:
+        self._calls: dict[int, Mapping[str, Any]] = {}  # of the latest decision by their steps, with what came of them:
+        self._begun: set[int] = set()
+        self._stopped = False  # nothing more comes of those that have no result
         self._results: dict[int, Message] = {}
         self._true: dict[int, str] = {}
         self._notes: list[Message] = []
@@ -99,24 +103,32 @@ class _Reading:
             case "tool_result" if message and event.step is not None:
                 self._results[event.step] = message
             case "outcome_corrected" if message and event.step is not None:
-                if event.step in self._steps:
+                if event.step in self._calls:
                     self._true[event.step] = event.payload["content"]
                 else:
                     self._notes.append(message)
+            case "step_started" if event.step is not None:
+                self._begun.add(event.step)
+            case "run_cancelled":
+                self._stopped = True
             case _ if message:
                 self.close_decision()
                 self.messages.append(message)
         if event.type == "model_decision" and event.step is not None:
-            self._steps = list(range(event.step + 1, event.step + 1 + len(event.payload["tool_calls"])))
+            self._calls = dict(enumerate(event.payload["tool_calls"], start=event.step + 1))
 
     def close_decision(self) -> None:
         """Put down what came of the latest decision's calls, in their order, and what came late of earlier ones."""
-        for step in self._steps:
+        for step, call in self._calls.items():
             if step in self._results:
                 content = self._true.get(step, self._results[step]["content"])
                 self.messages.append(self._results[step] | {"content": content})
+            elif self._stopped:
+                content = (unknown_outcome if step in self._begun else cancelled)(call["name"])
+                self.messages.append({"role": "tool", "call_id": call["id"], "name": call["name"], "content": content})
         self.messages += self._notes
-        self._steps, self._results, self._true, self._notes = [], {}, {}, []
+        self._calls, self._results, self._true, self._notes = {}, {}, {}, []
+        self._stopped = False
 
     def _let_pass(self) -> None:
         if self._said is not None:

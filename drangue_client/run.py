@@ -23,6 +23,7 @@ Status = Literal["queued", "running", "paused", "completed", "failed", "cancelle
 Ended = Literal["completed", "failed", "cancelled"]
 ENDED: tuple[Ended, ...] = get_args(Ended)
 MOVING: tuple[Status, ...] = ("queued", "running")
+OVER: tuple[Ended, ...] = ("completed", "cancelled")  # nothing of the turn goes on; a failed one may be resumed
 Verdict = Literal["none", "asked", "granted", "denied"]
 _VERDICTS: tuple[Verdict, ...] = ("none", "asked", "granted", "denied")
 
@@ -256,7 +257,9 @@ def apply(run: Run, event: Event) -> Run:
         case "run_failed":
             return replace(run, ended="failed", reason=payload.get("category"))
         case "run_cancelled":
-            return replace(run, ended="cancelled", reason="cancelled", answer=None)
+            # A step that nobody has decided may be under way still: a later turn must not number one like it.
+            last = max(run.last_step, payload.get("last_step", 0))
+            return replace(run, ended="cancelled", reason="cancelled", answer=None, calls=(), last_step=last)
         case _:
             return run
 

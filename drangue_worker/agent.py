@@ -22,6 +22,7 @@ from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log
 from drangue_client.submission import check_run_id
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
+from drangue_client.turns import cancel
 from drangue_client.verdicts import record_verdict
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.deltas import Deltas
@@ -241,6 +242,10 @@ class Agent:
     async def reject(self, run_id: str, call_id: str | None = None, reason: str = "", *, by: str = "") -> None:
         """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
         await self._verdict(run_id, call_id, "approval_denied", by, reason)
+
+    async def cancel(self, run_id: str, *, by: str = "", reason: str = "") -> bool:
+        """End the turn a run is at, whoever works on it; False where it had ended. As `Client.cancel`."""
+        return (await asyncio.to_thread(cancel, self.store, run_id, by=by, reason=reason))[1]
 
     async def pending_approvals(self, run_id: str) -> list[dict[str, Any]]:
         """Requests that wait for a person: {step, call_id, tool, arguments, reasoning, text}; none for no run."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drangue_client.console.commands import COMMANDS, SECONDS, login_name
+from drangue_client.console.commands import COMMANDS, SECONDS
 from drangue_client.console.filters import run_filters
 from drangue_client.console.shell import UNUSABLE, json_option, run_main, settings_here
+from drangue_client.console.steering import login_name
 from drangue_client.errors import DrangueError, QueueUnavailable, SettingsError
 from drangue_client.settings import Settings
 from drangue_client.wire.queue import LOOP_QUEUES, QUEUES, TOOL_QUEUE, unreachable

@@ -1,10 +1,8 @@
-"""The operator's commands. Each says what it did and to which run, and may be given twice."""
+"""The operator's commands: what begins runs and looks at them here, what steers them in `steering`."""
 
 from __future__ import annotations
 
-import getpass
 import math
-import os
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +12,9 @@ import click
 from drangue_client.client import Client
 from drangue_client.console.filters import pairs, run_filters
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
-from drangue_client.console.views import answer, approvals_list, run_view, runs_table, when
-from drangue_client.errors import NotPendingError, WaitTimeout
-from drangue_client.events import Event
+from drangue_client.console.steering import approve, cancel, reject, retry
+from drangue_client.console.views import answer, approvals_list, run_view, runs_table
+from drangue_client.errors import WaitTimeout
 from drangue_client.result import Result
 from drangue_client.store.port import DEFAULT_PRIORITY, RunRow
 
@@ -163,70 +161,6 @@ def approvals(context: click.Context, as_json: bool) -> None:
         say(approvals_list(pending))
 
 
-def login_name() -> str:
-    """Who is typing."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in many containers
-        return f"uid {os.getuid()}"
-
-
-def _verdict_options(command: Any) -> Any:
-    command = click.option("--reason", default="", help="Why; recorded, and told to the model on a rejection.")(command)
-    command = click.option("--by", default=login_name, help="Who decides.  [default: your login name]")(command)
-    command = click.argument("call", required=False)(command)
-    return click.argument("run")(command)
-
-
-@click.command(short_help="Let a waiting call go ahead.")
-@_verdict_options
-@click.pass_context
-def approve(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
-    """Approve a waiting call of RUN: the oldest, or the one with id CALL. The run goes on by itself."""
-    with client_here(context) as client:
-        return _decide(client, run, call, by, reason, granted=True)
-
-
-@click.command(short_help="Refuse a waiting call.")
-@_verdict_options
-@click.pass_context
-def reject(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
-    """Reject a waiting call of RUN; the model is told why and goes on without it."""
-    with client_here(context) as client:
-        return _decide(client, run, call, by, reason, granted=False)
-
-
-def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *, granted: bool) -> int:
-    decide, word = (client.approve, "approved") if granted else (client.reject, "rejected")
-    waiting = [item["call_id"] for item in client.pending_approvals(run)]
-    if call is None and len(waiting) > 1:
-        raise click.UsageError(f"{len(waiting)} calls of run {run} wait; name one: {', '.join(waiting)}.")
-    try:
-        request = decide(run, call, by=by, reason=reason)
-    except NotPendingError:
-        earlier = _earlier_verdict(client, run, call)
-        if earlier is None:
-            raise
-        holds = "approved" if earlier.type == "approval_granted" else "rejected"
-        who = earlier.payload.get("by") or "somebody"
-        click.echo(
-            f"{earlier.payload['call_id']} of run {run} was {holds} by {who} at {when(earlier.ts)} UTC; that holds"
-        )
-        return OK if holds == word else FAILED
-    click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}")
-    if request["executor"] == "inline":
-        click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
-    return OK
-
-
-def _earlier_verdict(client: Client, run: str, call: str | None) -> Event | None:
-    """What was decided before about this call (or about the latest one), so that deciding twice is no error."""
-    for event in reversed(client.events(run)):
-        if event.type in ("approval_granted", "approval_denied") and call in (None, event.payload["call_id"]):
-            return event
-    return None
-
-
 @click.command(short_help="Bring the tables to this version.")
 @click.pass_context
 def migrate(context: click.Context) -> None:
@@ -238,4 +172,4 @@ def migrate(context: click.Context) -> None:
     click.echo(f"tables are at {after}" + ("" if before == after else f" (before: {before or 'none'})"))
 
 
-COMMANDS: tuple[click.Command, ...] = (submit, runs, show, approvals, approve, reject, migrate)
+COMMANDS: tuple[click.Command, ...] = (submit, runs, show, approvals, approve, reject, cancel, retry, migrate)

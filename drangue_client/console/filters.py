@@ -58,12 +58,14 @@ def pairs(context: click.Context, parameter: click.Parameter, labels: Sequence[s
     return found
 
 
-def run_filters(limit: int, *, agent: bool = True) -> Callable[[Any], Any]:
-    """Add the options `status`, `agent` (where there is none yet), `since`, `until`, `labels` and `limit`, keywords of
+def run_filters(limit: int, *, agent: bool = True, status: bool = True) -> Callable[[Any], Any]:
+    """Add the options `status` and `agent` (each unless left out), `since`, `until`, `labels` and `limit`, keywords of
     `Log.runs` all of them."""
+    of_status = click.option("--status", type=click.Choice(get_args(Status)), help="Only runs of this status.")
+    of_agent = click.option("--agent", metavar="NAME", help="Only runs of this agent.")
     options = (
-        click.option("--status", type=click.Choice(get_args(Status)), help="Only runs of this status."),
-        *([click.option("--agent", metavar="NAME", help="Only runs of this agent.")] if agent else []),
+        *([of_status] if status else []),
+        *([of_agent] if agent else []),
         click.option("--since", type=MOMENT, help="Only runs submitted from then on: 2026-07-01, or 12h ago."),
         click.option("--until", type=MOMENT, help="Only runs submitted before then."),
         click.option(

@@ -29,13 +29,14 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.schema import CreateColumn
 
 from drangue_client.events import Event, Fact, normalise
-from drangue_client.run import ENDED
+from drangue_client.run import ENDED, OVER
 from drangue_client.store.claiming import claim_step
 from drangue_client.store.database import Database
 from drangue_client.store.port import (
     AgentRow,
     Ask,
     Claimed,
+    Held,
     Look,
     Move,
     Moved,
@@ -45,7 +46,18 @@ from drangue_client.store.port import (
     RunRow,
     StepRef,
 )
-from drangue_client.store.reading import events_of, folded, held, look_at, row_of, run_row, step_ref, unclaimed
+from drangue_client.store.reading import (
+    events_of,
+    folded,
+    held,
+    held_step,
+    held_steps,
+    look_at,
+    row_of,
+    run_row,
+    step_ref,
+    unclaimed,
+)
 from drangue_client.store.settling import append_facts, settle_move
 from drangue_client.store.sweeping import Sweeping
 from drangue_client.store.tables import agents, events, metadata, now, runs, steps
@@ -158,6 +170,23 @@ class SqlLog(Sweeping):
             return set(c.execute(select(steps.c.claim).where(held)).scalars())
 
         return self.db.run(work, durable=False) if asks else set()
+
+    def halted(self, asks: Sequence[Ask]) -> set[str]:
+        keys = [(ask.run_id, ask.step) for ask in asks]
+        query = (
+            select(steps.c.claim)
+            .join(runs, runs.c.run_id == steps.c.run_id)
+            .where(
+                tuple_(steps.c.run_id, steps.c.step).in_(keys),
+                steps.c.claim.in_([ask.token for ask in asks]),
+                runs.c.status.in_(OVER),
+            )
+        )
+        return self.db.run(lambda c: set(c.execute(query).scalars()), durable=False) if asks else set()
+
+    def held(self, run_id: str) -> list[Held]:
+        query = held_steps().where(steps.c.run_id == run_id).order_by(steps.c.step)
+        return self.db.run(lambda c: [held_step(row) for row in c.execute(query).mappings()])
 
     def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
         def one(c: Connection, release: Release) -> StepRef | None:

@@ -130,8 +130,9 @@ class Open:
 class Move:
     """What a decision writes, in one transaction, provided the log still ends at `head`.
 
-    `claim` is the claim being settled (None where no step is); `park` keeps its row, unclaimed, for a run that failed.
-    `reopen` puts parked rows back with fresh counters. `wake_in_s` is None where the run needs nobody but its steps.
+    `claim` is the claim being settled (None where no step is); `park` keeps its row, unclaimed, for a run that
+    failed. `reopen` puts parked rows back with fresh counters, `clear` deletes the steps that nobody works on.
+    `wake_in_s` is None where the run needs nobody but its steps.
     """
 
     run_id: str
@@ -142,6 +143,7 @@ class Move:
     claim: Ask | None = None
     park: bool = False
     reopen: bool = False
+    clear: bool = False
     wake_in_s: float | None = None
 
 
@@ -172,6 +174,16 @@ class Release:
     category: str = "released"
     lost: bool = False
     tries: tuple[dict[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claimed step as others see it: `ask` holds it, `live` while its lease lasts."""
+
+    ask: Ask
+    kind: Kind
+    name: str | None
+    live: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +242,9 @@ class Log(Protocol):
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
         """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
 
+    def halted(self, asks: Sequence[Ask]) -> set[str]:
+        """The tokens among these that hold a step of a turn that is over: whoever holds it shall stop."""
+
     def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
         """Extend leases; the tokens that are still held, lapsed or not. The others have been taken over or settled."""
 
@@ -241,6 +256,12 @@ class Log(Protocol):
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         """Write moves, each whole or not at all."""
+
+    def held(self, run_id: str) -> list[Held]:
+        """The steps of a run that are claimed, whether it has ended or not."""
+
+    def left_behind(self, limit: int = 100) -> list[Held]:
+        """Steps of fleet runs whose turn is over and whose holders have died: nobody else can claim them."""
 
     def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
         """What a run that has not ended waits for: (step, seconds until it may be claimed, whether a claim is live)."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, or_, select
+from sqlalchemy import Connection, RowMapping, Select, case, or_, select
 
 from drangue_client.errors import UnknownRunError
 from drangue_client.events import Event, lift
 from drangue_client.run import Run, fold, knows
-from drangue_client.store.port import Ask, Look, RunRow, StepRef
+from drangue_client.store.port import Ask, Held, Look, RunRow, StepRef
 from drangue_client.store.tables import events, now, runs, steps
 
 
@@ -62,6 +62,22 @@ def events_of(c: Connection, run_id: str, after: int = -1, *more: Any) -> list[E
         )
         for row in c.execute(query)
     ]
+
+
+def held_steps() -> Select[Any]:
+    """The claimed steps, with what `held_step` reads."""
+    live = case((steps.c.lease_until > now(), 1), else_=0).label("live")
+    return (
+        select(steps, live, runs.c.executor)
+        .join(runs, runs.c.run_id == steps.c.run_id)
+        .where(steps.c.claim.is_not(None))
+    )
+
+
+def held_step(row: RowMapping) -> Held:
+    """A row of `held_steps` as a value."""
+    ask = Ask(row["run_id"], row["step"], row["claim"], row["worker"], row["executor"])
+    return Held(ask, row["kind"], row["name"], bool(row["live"]))
 
 
 def held(ask: Ask) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, update
+from sqlalchemy import Connection, RowMapping, and_, delete, insert, or_, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +29,9 @@ def settle_move(c: Connection, move: Move) -> Moved:
     if move.claim is not None and not _give_up_claim(c, move.claim, park=move.park):
         return Moved("lost")
     append_facts(c, move.run_id, move.head, move.facts)
+    if move.clear:
+        lapsed = or_(steps.c.claim.is_(None), and_(steps.c.lease_until < now(), steps.c.kind != "tool"))
+        c.execute(delete(steps).where(steps.c.run_id == move.run_id, lapsed))
     opened = _open(c, row, move.opens, reopen=move.reopen)
     c.execute(update(runs).where(runs.c.run_id == move.run_id).values(_projections(row, move)))
     return Moved("ok", opened=tuple(opened))

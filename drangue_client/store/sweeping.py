@@ -9,12 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Float, RowMapping, and_, case, cast, func, literal, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Float,
+    RowMapping,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
-from drangue_client.run import ENDED
+from drangue_client.run import ENDED, OVER
 from drangue_client.store.database import Database
-from drangue_client.store.port import QueueState, RunRow, StepRef
-from drangue_client.store.reading import run_row, step_ref
+from drangue_client.store.port import Held, QueueState, RunRow, StepRef
+from drangue_client.store.reading import held_step, held_steps, run_row, step_ref
 from drangue_client.store.tables import now, runs, steps
 
 DOUBLINGS = 6  # patience with a step nobody claims grows up to 64 times
@@ -44,6 +58,21 @@ class Sweeping:
 
         def work(c: Connection) -> list[RunRow]:
             return [run_row(row) for row in c.execute(moved).mappings()]
+
+        return self.db.run(work, durable=False)
+
+    def left_behind(self, limit: int = 100) -> list[Held]:
+        query = (
+            held_steps()
+            .where(steps.c.lease_until < now(), runs.c.status.in_(OVER), runs.c.executor == "celery")
+            .order_by(steps.c.run_id, steps.c.step)
+            .limit(limit)
+        )
+        over = select(runs.c.run_id).where(runs.c.run_id == steps.c.run_id, runs.c.status.in_(OVER)).exists()
+
+        def work(c: Connection) -> list[Held]:
+            c.execute(delete(steps).where(steps.c.claim.is_(None), over))  # given back since
+            return [held_step(row) for row in c.execute(query).mappings()]
 
         return self.db.run(work, durable=False)
 

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
+from drangue_client.outcomes import is_unknown
 from drangue_client.run import Run, fold
 from drangue_client.store.port import Ask, Executor, Look, Move, Moved, Open, StepRef
 from drangue_client.wire.queue import MODEL_QUEUE
@@ -21,7 +22,7 @@ from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.rules.commands import CallModel, CallTool, Opening, Recall, Screen
 from drangue_worker.rules.decide import decide
-from drangue_worker.tools.invoke import check_arguments, is_unknown, unreadable
+from drangue_worker.tools.invoke import check_arguments, unreadable
 
 log = get_logger("drangue.coordinate")
 
@@ -82,6 +83,8 @@ def coordinate(runtime: Runtime, run_id: str, first: Sequence[Fact] = ()) -> lis
     look = runtime.log.look(run_id)
     while True:
         if look.row.executor != runtime.executor or (look.run.ended and not first):
+            if look.run.ended == "cancelled":
+                runtime.ended(look.row, look.run)  # by a client, who traces nothing
             return []
         facts = [*first]
         if look.run.seq < 0:

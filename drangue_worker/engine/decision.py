@@ -9,8 +9,9 @@ from typing import Any
 
 from drangue_client.events import Fact, normalise
 from drangue_client.messages import TRUNCATED, ModelResponse
+from drangue_client.outcomes import failure
 from drangue_worker.engine.facts import tool_result
-from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure
+from drangue_worker.tools.invoke import RAW_ARGUMENTS
 
 
 def decision_payload(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 
 from drangue_client import answer
 from drangue_client.events import Event, Fact
+from drangue_client.outcomes import failure, shadow
 from drangue_client.run import Run
 from drangue_client.terms import arguments_hash
 from drangue_worker.rules.commands import (
@@ -29,7 +30,7 @@ from drangue_worker.rules.commands import (
     Refuse,
     Screen,
 )
-from drangue_worker.tools.invoke import RAW_ARGUMENTS, failure, shadow, unreadable
+from drangue_worker.tools.invoke import RAW_ARGUMENTS, unreadable
 
 Evidence = Callable[[], Sequence[Event]]
 Check = Callable[[str, dict[str, Any]], str | None]  # (tool, arguments) -> why the call could not be made

@@ -7,7 +7,7 @@ are waited for here. It is what `Agent.run` does, and the double that tests of a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from drangue_client.answer import schema_of
@@ -33,7 +33,13 @@ def _nobody() -> None:
 
 
 async def begin(
-    runtime: Runtime, agent: str, run_id: str, input: str | None, output_schema: Any, turn_id: str | None
+    runtime: Runtime,
+    agent: str,
+    run_id: str,
+    input: str | None,
+    output_schema: Any,
+    turn_id: str | None,
+    labels: Mapping[str, str] | None = None,
 ) -> RunRow:
     """Begin a run, or another turn of one, or find what was begun before; returns the run as it stood until now.
 
@@ -44,7 +50,7 @@ async def begin(
     turn_id = check_turn_id(turn_id)
     asked = {"output_schema": schema, "turn_id": turn_id, "traceparent": current_traceparent()}
     overrides = {name: value for name, value in asked.items() if value is not None}
-    new = NewRun(run_id, agent, text, executor="inline", overrides=overrides)
+    new = NewRun(run_id, agent, text, executor="inline", overrides=overrides, labels=labels or {})
     row, created = (await runtime.database(runtime.log.submit, [new]))[0]
     if created:
         return row

@@ -1,12 +1,14 @@
 """Leases: a claim lives as long as the event loop that does its work.
 
 One renewal for all steps held, every third of a lease, from the loop itself: a loop that stands still loses its leases,
-which is right. A step whose claim was taken over is cancelled; it must write nothing.
+which is right. A step whose claim was taken over is cancelled; it must write nothing. One whose turn was ended from
+outside is cancelled as well, and records that: it is asked about once a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,14 +20,21 @@ from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.leases")
 
+HALT_S = 1.0
+
 
 class Lease:
-    """One held claim. `lost` is true once it is somebody else's, to hold or to give back: then nothing is written."""
+    """One held claim. `lost` is true once it is somebody else's, to hold or to give back: then nothing is written.
 
-    def __init__(self, ask: Ask, task: asyncio.Task[Any]) -> None:
+    `halted` is true once the turn is over, where `may_stop` let the work be stopped for that.
+    """
+
+    def __init__(self, ask: Ask, task: asyncio.Task[Any], may_stop: Callable[[], bool]) -> None:
         self.ask = ask
         self.task = task
+        self.may_stop = may_stop
         self.lost = False
+        self.halted = False
 
 
 class Leases:
@@ -39,9 +48,9 @@ class Leases:
         self._beat: asyncio.Task[None] | None = None
 
     @contextmanager
-    def hold(self, ask: Ask, task: asyncio.Task[Any]) -> Iterator[Lease]:
-        """Keep a claim alive inside the block; `task` is cancelled if it is lost."""
-        lease = Lease(ask, task)
+    def hold(self, ask: Ask, task: asyncio.Task[Any], may_stop: Callable[[], bool] = lambda: True) -> Iterator[Lease]:
+        """Keep a claim alive inside the block; `task` is cancelled if it is lost, or if its turn is over."""
+        lease = Lease(ask, task, may_stop)
         self._held[ask.token] = lease
         if self._beat is None or self._beat.done():
             self._beat = asyncio.get_running_loop().create_task(self._keep())
@@ -61,21 +70,34 @@ class Leases:
         return [lease.ask for lease in undone]
 
     async def _keep(self) -> None:
+        renewed_at = time.monotonic()
         while self._held:
-            await asyncio.sleep(self._settings.renew_s)
+            left_s = renewed_at + self._settings.renew_s - time.monotonic()
+            await asyncio.sleep(max(0.0, min(HALT_S, left_s)))
             held = dict(self._held)
             try:
-                kept = await self._database(
-                    self._log.renew, [lease.ask for lease in held.values()], self._settings.lease_s
-                )
+                if left_s <= HALT_S:
+                    renewed_at = time.monotonic()
+                    await self._renew(held)
+                await self._halt(held)
             except DatabaseUnavailable as error:
                 log.warning("renewal_failed", error=str(error))
-                continue
             except Exception:
                 log.exception("renewal_failed")  # whatever it was, the next renewal may succeed and must be tried
-                continue
-            for token, lease in held.items():
-                if token not in kept and token in self._held:
-                    log.warning("claim_lost", run_id=lease.ask.run_id, step=lease.ask.step)
-                    lease.lost = True
-                    lease.task.cancel()
+
+    async def _renew(self, held: dict[str, Lease]) -> None:
+        kept = await self._database(self._log.renew, [lease.ask for lease in held.values()], self._settings.lease_s)
+        for token, lease in held.items():
+            if token not in kept and token in self._held:
+                log.warning("claim_lost", run_id=lease.ask.run_id, step=lease.ask.step)
+                lease.lost = True
+                lease.task.cancel()
+
+    async def _halt(self, held: dict[str, Lease]) -> None:
+        halted = await self._database(self._log.halted, [lease.ask for lease in held.values()])
+        for token in halted & self._held.keys():
+            lease = held[token]
+            if not lease.halted and lease.may_stop():
+                log.info("step_halted", run_id=lease.ask.run_id, step=lease.ask.step)
+                lease.halted = True
+                lease.task.cancel()

@@ -56,12 +56,14 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
             return await _give_back(runtime, ask, GiveBack(MISSING_BACKOFF_S, "agent_missing"))
         attempt = Attempt(runtime, claimed, blueprint)
         work = asyncio.create_task(_do(attempt))
-        with runtime.leases.hold(ask, work) as lease:
+        with runtime.leases.hold(ask, work, attempt.may_stop) as lease:
             try:
                 outcome = await work
             except asyncio.CancelledError:
                 if lease.lost:
                     return NOTHING
+                if lease.halted:
+                    return await _record(attempt, attempt.stopped())
                 return await _give_back(runtime, ask, GiveBack(0.0, "drained", lost=True))
             except DatabaseUnavailable:
                 raise

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drangue_client.errors import TransientError, may_have_cost
@@ -14,6 +14,7 @@ from drangue_client.events import Fact
 from drangue_client.run import Run
 from drangue_client.store.port import Claimed
 from drangue_client.terms import Terms
+from drangue_client.turns import called_at, stopped
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
@@ -123,6 +124,17 @@ class Attempt:
         """The end of the run, by an exception."""
         log.warning("step_failed", category=category_of(error), kind=type(error).__name__)
         return self.failed(text_of(error), category_of(error), error, **more)
+
+    def may_stop(self) -> bool:
+        """Whether the work may be stopped when its turn is over: what cannot be undone, and has begun, may not."""
+        return not self.begun
+
+    def stopped(self) -> Settle:
+        """The end of a step whose turn was ended from outside."""
+        step, name = self.step, self.claimed.name
+        call_id = called_at(step, [self.claimed.decision] if self.claimed.decision else [])
+        fact = stopped(self.claimed.kind, step, name, call_id, self.begun)
+        return Settle((replace(fact, payload=fact.payload | self.lost(self.claimed.lost + 1)),))
 
     def lost(self, attempts: int, calls: int = 0) -> dict[str, Any]:
         """What a hard budget counts for attempts at a model step, and for single `calls` of this attempt, whose answers

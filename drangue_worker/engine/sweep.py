@@ -3,6 +3,7 @@
 Four things stop: a step whose worker died, a step whose backoff is over, a run that is due, and a step whose message
 was lost. The first three are certain and sent at once. The last is only suspected, since a message that still waits in
 a long queue looks the same: it is sent again when the queue holds fewer messages than unclaimed steps, twice in a row.
+What is left of turns that are over, its worker dead, is closed: nobody else can claim it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log, RunRow, StepRef
+from drangue_client.turns import close
 from drangue_client.wire.queue import COORDINATE_QUEUE, Sender
 from drangue_worker.observability.logs import get_logger
 
@@ -45,6 +47,8 @@ class Sweeper:
     def sweep(self) -> Swept:
         """Look once and send what is due. Raises DatabaseUnavailable or QueueUnavailable; then nothing is lost."""
         swept = Swept()
+        for held in self.log.left_behind():
+            close(self.log, held)
         due = self._due_runs()
         self.sender.coordinate(due)
         swept.runs = len(due)

@@ -12,6 +12,7 @@ from typing import Any
 
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
+from drangue_client.outcomes import failed_as, failure, shadow, unknown_outcome
 from drangue_client.run import fold
 from drangue_client.terms import MODES, Mode, arguments_hash
 from drangue_worker.engine.facts import approval_request, tool_result
@@ -26,18 +27,7 @@ from drangue_worker.engine.step import (
 )
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.tools.guards import approved, refusal
-from drangue_worker.tools.invoke import (
-    category_of,
-    check_arguments,
-    failed_as,
-    failure,
-    give_up,
-    invoke,
-    reconciled,
-    shadow,
-    text_of,
-    unknown_outcome,
-)
+from drangue_worker.tools.invoke import category_of, check_arguments, give_up, invoke, reconciled, text_of
 from drangue_worker.tools.tool import Tool
 
 log = get_logger("drangue.tool_step")

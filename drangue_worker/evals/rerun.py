@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from drangue_client.outcomes import failure
 from drangue_client.result import Result
 from drangue_client.store.port import Log
 from drangue_client.verdicts import record_verdict
@@ -20,7 +21,7 @@ from drangue_worker.engine.runtime import Runtime
 from drangue_worker.evals.places import runtime_of
 from drangue_worker.evals.recording import Answers, Recording
 from drangue_worker.memory import MemoryItem
-from drangue_worker.tools.invoke import either, failure
+from drangue_worker.tools.invoke import either
 from drangue_worker.tools.schema import Signature
 from drangue_worker.tools.tool import Tool, ToolPolicy
 

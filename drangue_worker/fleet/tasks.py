@@ -16,8 +16,10 @@ from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import perform
 from drangue_worker.fleet.aio import loop_thread
+from drangue_worker.fleet.pool import current_job
 from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.logs import get_logger
+from drangue_worker.tools.invoke import outliving
 
 log = get_logger("drangue.tasks")
 
@@ -67,6 +69,10 @@ def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
     def call_tool(run_id: str, step: int) -> None:
         if _is_id(run_id) and _is_step(step):
             _run(do_step(run_id, step))
+        if current_job() is None and outliving():
+            # Its outcome is recorded; only the end of its process ends the call itself. The pool makes another one.
+            log.warning("process_retired", run_id=run_id, step=step)
+            raise SystemExit("a tool did not end when its time was over, so its process does")
 
 
 def _send(fleet: FleetRuntime, steps: list[StepRef]) -> None:

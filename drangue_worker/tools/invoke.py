@@ -12,11 +12,13 @@ import functools
 import inspect
 import json
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError, ValidationError
 from drangue_client.events import normalise
+from drangue_client.outcomes import failure, unknown_outcome
 from drangue_worker.tools.schema import function_behind
 from drangue_worker.tools.tool import UNSET, Done, Tool
 
@@ -48,43 +50,6 @@ def text_of(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except BaseException:  # the author's `__str__` may raise anything
         return type(error).__name__
-
-
-def failure(tool: str, category: str, message: str, **more: str) -> str:
-    """The content of a failed call: {"ok": false, "tool", "error": {"category", "message", ...}} as JSON text."""
-    content = {"ok": False, "tool": tool, "error": {"category": category, "message": message or category, **more}}
-    return json.dumps(normalise(content))
-
-
-def shadow(tool: str, arguments: Mapping[str, Any]) -> str:
-    """The content of a call that a shadow tool only proposes."""
-    note = "recorded as a proposal; nothing was executed"
-    return json.dumps({"shadow": True, "proposed": {"tool": tool, "arguments": dict(arguments)}, "note": note})
-
-
-def unknown_outcome(tool: str, **more: str) -> str:
-    """The content of an irreversible call that was interrupted."""
-    return failure(
-        tool,
-        "unknown_outcome",
-        f"{tool} was interrupted after it had begun: it is unknown whether its effect took place. It was not repeated "
-        "and will not be. Check by other means before doing anything that depends on it.",
-        **more,
-    )
-
-
-def failed_as(content: str) -> str | None:
-    """The category of a failed call, by its content; None for any other content."""
-    try:
-        told = json.loads(content)
-        return str(told["error"]["category"]) if told["ok"] is False else None
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-
-
-def is_unknown(content: str) -> bool:
-    """Whether a result says that nobody knows what became of its call."""
-    return failed_as(content) == "unknown_outcome"
 
 
 def unreadable(arguments: Mapping[str, Any]) -> str | None:
@@ -201,6 +166,14 @@ def _contained(error: BaseException) -> ToolError:
     return ToolError(f"it raised {type(error).__name__}: {text_of(error)}")
 
 
+_abandoned: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def outliving() -> bool:
+    """Whether a blocking call that nobody waits for any more still runs in this process."""
+    return any(thread.is_alive() for thread in list(_abandoned))
+
+
 async def _in_thread(function: Callable[[], Any]) -> Any:
     """Run a blocking function in a thread of its own: one that hangs keeps nobody else waiting, nor the exit."""
     loop = asyncio.get_running_loop()
@@ -223,8 +196,13 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
         if not loop.is_closed():
             loop.call_soon_threadsafe(finish, *outcome)
 
-    threading.Thread(target=work, name=f"tool-{getattr(function, '__name__', 'call')}", daemon=True).start()
-    return await future
+    thread = threading.Thread(target=work, name=f"tool-{getattr(function, '__name__', 'call')}", daemon=True)
+    thread.start()
+    try:
+        return await future
+    except asyncio.CancelledError:
+        _abandoned.add(thread)
+        raise
 
 
 def serialise(result: Any) -> str:

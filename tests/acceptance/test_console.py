@@ -19,7 +19,21 @@ from tests.acceptance.conftest import MakeFleet
 from tests.acceptance.shell import Console, Done, drangue, environment, messages_in, run
 from tests.kit.fleet import Fleet
 
-COMMANDS = ("submit", "runs", "show", "approvals", "approve", "reject", "migrate", "worker", "dev", "demo", "eval")
+COMMANDS = (
+    "submit",
+    "runs",
+    "show",
+    "approvals",
+    "approve",
+    "reject",
+    "cancel",
+    "retry",
+    "migrate",
+    "worker",
+    "dev",
+    "demo",
+    "eval",
+)
 ARTICLE = " ".join(f"word{number}" for number in range(60))  # longer than any line
 TABLES = "select tablename from pg_tables where schemaname = 'public'"
 REASON = "The invoice is due."

@@ -120,6 +120,7 @@ TABLE.add("Agent.run", lambda **given: asyncio.run(agent().run(**given)), {"inpu
 TABLE.add("Agent.stream", streamed, {"input": "go"}, **RUN, after=("x", 1.5, -2, 2**31))
 TABLE.add("Agent.resume", resumed, {"run_id": "r"}, run_id=(None, 5), trace=("no",))
 BY: dict[str, Any] = {"by": (None, 5), "reason": (None, 5, Unprintable())}
+TABLE.add("Agent.cancel", lambda **given: asyncio.run(agent().cancel(**given)), {"run_id": "r"}, run_id=(None, 5), **BY)
 for verdict in ("approve", "reject"):
     TABLE.add(
         f"Agent.{verdict}",

@@ -208,6 +208,7 @@ TABLE.add(
     after=("x", 1.5, -2, 2**31),
 )
 TABLE.add("Client.pending_approvals", lambda **given: client().pending_approvals(**given), {}, run_id=(5,))
+TABLE.add("Client.cancel", lambda **given: client().cancel(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
 TABLE.add("Client.resume", lambda **given: client().resume(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
 for verdict in ("approve", "reject"):
     TABLE.add(

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from drangue_client.errors import ToolError, TransientError
-from drangue_worker.tools.invoke import either, reconciled, unknown_outcome
+from drangue_client.outcomes import unknown_outcome
+from drangue_worker.tools.invoke import either, reconciled
 from drangue_worker.tools.tool import Done, Tool, tool
 
 # Either way

@@ -10,9 +10,9 @@ import pytest
 
 from drangue_client.answer import FINAL_ANSWER
 from drangue_client.events import Fact
+from drangue_client.outcomes import failure, shadow
 from drangue_client.result import Result
 from drangue_worker.evals.recording import Answers, Difference, RecordedCall, Recording, choices, decisions
-from drangue_worker.tools.invoke import failure, shadow
 from tests.unit.made_logs import (
     SCHEMA,
     TERMS,

@@ -22,17 +22,8 @@ from drangue_client.errors import (
     ValidationError,
     WaitTimeout,
 )
-from drangue_worker.tools.invoke import (
-    RAW_ARGUMENTS,
-    category_of,
-    check_arguments,
-    failure,
-    invoke,
-    serialise,
-    shadow,
-    text_of,
-    unknown_outcome,
-)
+from drangue_client.outcomes import failure, shadow, unknown_outcome
+from drangue_worker.tools.invoke import RAW_ARGUMENTS, category_of, check_arguments, invoke, serialise, text_of
 from drangue_worker.tools.tool import Tool, ToolPolicy, tool
 
 

@@ -1,0 +1,139 @@
+"""The commands that change where a run goes. Each says what it did and to which run, and may be given twice."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import Any
+
+import click
+
+from drangue_client.client import Client
+from drangue_client.console.filters import run_filters
+from drangue_client.console.shell import FAILED, OK, client_here
+from drangue_client.console.views import when
+from drangue_client.errors import NotPendingError
+from drangue_client.events import Event
+
+
+def login_name() -> str:
+    """Who is typing."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in many containers
+        return f"uid {os.getuid()}"
+
+
+def _verdict_options(command: Any) -> Any:
+    command = click.option("--reason", default="", help="Why; recorded, and told to the model on a rejection.")(command)
+    command = click.option("--by", default=login_name, help="Who decides.  [default: your login name]")(command)
+    command = click.argument("call", required=False)(command)
+    return click.argument("run")(command)
+
+
+@click.command(short_help="Let a waiting call go ahead.")
+@_verdict_options
+@click.pass_context
+def approve(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
+    """Approve a waiting call of RUN: the oldest, or the one with id CALL. The run goes on by itself."""
+    with client_here(context) as client:
+        return _decide(client, run, call, by, reason, granted=True)
+
+
+@click.command(short_help="Refuse a waiting call.")
+@_verdict_options
+@click.pass_context
+def reject(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
+    """Reject a waiting call of RUN; the model is told why and goes on without it."""
+    with client_here(context) as client:
+        return _decide(client, run, call, by, reason, granted=False)
+
+
+def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *, granted: bool) -> int:
+    decide, word = (client.approve, "approved") if granted else (client.reject, "rejected")
+    waiting = [item["call_id"] for item in client.pending_approvals(run)]
+    if call is None and len(waiting) > 1:
+        raise click.UsageError(f"{len(waiting)} calls of run {run} wait; name one: {', '.join(waiting)}.")
+    try:
+        request = decide(run, call, by=by, reason=reason)
+    except NotPendingError:
+        earlier = _earlier_verdict(client, run, call)
+        if earlier is None:
+            raise
+        holds = "approved" if earlier.type == "approval_granted" else "rejected"
+        who = earlier.payload.get("by") or "somebody"
+        click.echo(
+            f"{earlier.payload['call_id']} of run {run} was {holds} by {who} at {when(earlier.ts)} UTC; that holds"
+        )
+        return OK if holds == word else FAILED
+    click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}")
+    if request["executor"] == "inline":
+        click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
+    return OK
+
+
+def _earlier_verdict(client: Client, run: str, call: str | None) -> Event | None:
+    """What was decided before about this call (or about the latest one), so that deciding twice is no error."""
+    for event in reversed(client.events(run)):
+        if event.type in ("approval_granted", "approval_denied") and call in (None, event.payload["call_id"]):
+            return event
+    return None
+
+
+def _who_and_why(command: Any) -> Any:
+    command = click.option("--reason", default="", help="Why; recorded with the run.")(command)
+    return click.option("--by", default=login_name, help="Who decides.  [default: your login name]")(command)
+
+
+@click.command(short_help="End runs where they are.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@_who_and_why
+@click.pass_context
+def cancel(context: click.Context, runs: tuple[str, ...], by: str, reason: str) -> int:
+    """End the turn each RUN is at, now.
+
+    What is queued never starts, a model call is aborted, a reversible tool is stopped. An irreversible tool that has
+    begun is let finish. Exit code 1 where a run had ended before.
+    """
+    code = OK
+    with client_here(context) as client:
+        for run in runs:
+            done = client.cancel(run, by=by, reason=reason)
+            status = client.get(run).status
+            click.echo(f"cancelled run {run}" if done else f"run {run} is {status}; it was left as it is")
+            code = code if done or status == "cancelled" else FAILED
+    return code
+
+
+@click.command(short_help="Take failed runs up again.")
+@click.argument("names", nargs=-1, metavar="[RUN]...")
+@click.option("--all", "every", is_flag=True, help="All failed runs that the filters let through.")
+@run_filters(limit=100, status=False)
+@_who_and_why
+@click.pass_context
+def retry(context: click.Context, /, names: tuple[str, ...], every: bool, by: str, reason: str, **filters: Any) -> int:
+    """Take failed runs up again where they failed, their steps with fresh retries.
+
+    \b
+    drangue retry run-17 run-18
+    drangue retry --all --agent oncall --since 2h --reason "the provider is back"
+
+    What was recorded stays, and nothing of it is done again. Exit code 1 where a named run has not failed.
+    """
+    if bool(names) == every:
+        raise click.UsageError("name runs, or say --all for those that the filters let through.")
+    narrowed = [name for name, value in filters.items() if value and name != "limit"]
+    if names and narrowed:
+        raise click.UsageError("filters go with --all, not with the names of runs.")
+    code = OK
+    with client_here(context) as client:
+        if every:
+            names = tuple(row.run_id for row in client.runs(status="failed", **filters))
+        for run in names:
+            done = client.resume(run, by=by, reason=reason)
+            status = client.get(run).status
+            click.echo(f"retrying run {run}" if done.created else f"run {run} is {status}; it was left as it is")
+            code = code if done.created else FAILED
+        if not names:
+            click.echo("no failed run matches")
+    return code
