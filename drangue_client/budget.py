@@ -26,11 +26,13 @@ OUTPUT_COUNTS = ("output_tokens",)
 class Budget:
     """What one run may use over all its turns: `max_tokens`, `max_usd`, or both.
 
-    `prices` is {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per million tokens; `cache_write` is
-    1.25 times `input` and `cache_read` 0.1 times, unless given. A limit is looked at before every model call. A soft
-    one (the default) stops the run once it is reached, so the last call may overshoot it. With `hard=True` a call is
-    made only if the most it can use still fits: every byte sent as one token, and the whole output ceiling. A call
-    whose answer never came counts as much then, since it may have been billed.
+    `prices` is {model: {"input", "output", "cache_write"?, "cache_read"?}} in USD per million tokens; `cache_write`
+    is 1.25 times `input` and `cache_read` 0.1 times, unless given: Anthropic's factors, for its cache of five
+    minutes. Other providers' differ, so give theirs; a hard budget takes `input` for a `cache_read` that is not
+    given. A limit is looked at before every model call. A soft one (the default) stops the run once it is reached,
+    so the last call may overshoot it. With `hard=True` a call is made only if the most it can use still fits: every
+    byte sent as one token, and the whole output ceiling. A call whose answer never came counts as much then, since
+    it may have been billed.
 
     Raises TypeError or ValueError, naming the argument, for what cannot be enforced.
     """
@@ -49,7 +51,10 @@ class Budget:
         if self.hard and self.max_tokens is None and self.max_usd is None:
             raise ValueError("hard=True has nothing to hold: pass max_tokens or max_usd with it.")
         if self.prices is not None:
-            object.__setattr__(self, "prices", checked_prices(self.prices))
+            prices = checked_prices(self.prices)
+            if self.hard:  # discounts differ between providers; without one, no limit is passed
+                prices = {model: {"cache_read": price.get("input", 0.0), **price} for model, price in prices.items()}
+            object.__setattr__(self, "prices", prices)
 
     def tokens(self, events: Iterable[Event]) -> int:
         """Tokens a log has used, cached ones included."""
@@ -163,7 +168,8 @@ def checked_prices(prices: Any) -> dict[str, dict[str, float]]:
 
 
 def _price_of(counts: Mapping[str, int], price: Mapping[str, float]) -> float:
-    # The providers' own rule: cache writes and reads are billed beside the uncached input, at prices of their own.
+    # As Anthropic's and OpenAI's price lists have it: cache writes and reads are billed beside the uncached input, at
+    # prices of their own. Adapters report counts that do not overlap.
     kinds = {
         "input_tokens": price.get("input", 0.0),
         "output_tokens": price.get("output", 0.0),

@@ -38,7 +38,7 @@ def cancelled(tool: str) -> str:
 
 
 def failed_as(content: str) -> str | None:
-    """The category of a failed call, by its content; None for any other content."""
+    """The category that a failed call's content tells; None for any other content. A tool may write the like itself."""
     try:
         told = json.loads(content)
         return str(told["error"]["category"]) if told["ok"] is False else None

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from drangue_worker.observability.logs import get_logger
@@ -81,7 +81,7 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        self._told = 0
+        self._told: list[int] = []  # the signals so far
         self._running = False
 
     def heed_signals(self) -> None:
@@ -95,7 +95,7 @@ class Supervisor:
     def check(self) -> None:
         """Raise SystemExit where a signal said to end."""
         if self._told:
-            raise SystemExit(128 + self._told)
+            raise SystemExit(128 + self._told[0])
 
     def start(self, name: str, command: Sequence[str]) -> Child:
         """Start a program under a name of its own; call from a thread that outlives it."""
@@ -133,24 +133,28 @@ class Supervisor:
         return code
 
     def stop(self) -> None:
-        """Terminate every child and wait; kill what has not ended `grace_s` seconds and some slack later."""
+        """Terminate every child and wait; kill what has not ended `grace_s` seconds and some slack later, or when a
+        second signal says that nobody wants to wait."""
         for child in self.children.values():
             if child.process.poll() is None:
                 child.process.terminate()
         deadline = time.monotonic() + self.grace_s + STOP_SLACK_S
-        for child in self.children.values():
+        while any(child.process.poll() is None for child in self.children.values()) and len(self._told) < 2:
             try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+                self._news.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                break
+        for child in self.children.values():
+            if child.process.poll() is None:
                 log.warning("child_killed", child=child.name)
                 child.process.kill()
                 child.process.wait()
         self.children.clear()
 
     def _tell(self, number: int, _frame: object) -> None:
-        again, self._told = self._told, number
+        self._told.append(number)
         self._news.put(("signal", number))
-        if again and not self._running:
+        if len(self._told) > 1 and not self._running:
             self.check()
 
     def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:

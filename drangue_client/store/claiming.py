@@ -64,6 +64,7 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
         lost=step["lost"] + step["crashes"],
         tries=tuple(step["tries"] or ()),
         outcome=step["outcome"],
+        category=step["category"],
         look=look,
         facts=tuple(event for event in log if event.step == ask.step),
         decision=decisions[-1] if decisions else None,

@@ -17,6 +17,7 @@ from sqlalchemy import (
     case,
     func,
     inspect,
+    or_,
     select,
     text,
     tuple_,
@@ -171,6 +172,18 @@ class SqlLog(Sweeping):
 
         return self.db.run(work, durable=False) if asks else set()
 
+    def arm(self, ask: Ask, limit_s: float) -> bool:
+        armed = update(steps).where(*held(ask)).values(kill_at=now(limit_s))
+        return self.db.run(lambda c: bool(c.execute(armed).rowcount), durable=False)
+
+    def overdue(self, worker: str, patience_s: float) -> list[Held]:
+        begun = select(events.c.seq).where(
+            events.c.run_id == steps.c.run_id, events.c.step == steps.c.step, events.c.type == "step_started"
+        )
+        unwanted = and_(runs.c.status.in_(OVER), runs.c.finished_at < now(-patience_s), ~begun.exists())
+        query = held_steps().where(_of_child(worker), or_(steps.c.kill_at < now(), unwanted))
+        return self.db.run(lambda c: [held_step(row) for row in c.execute(query).mappings()], durable=False)
+
     def halted(self, asks: Sequence[Ask]) -> set[str]:
         keys = [(ask.run_id, ask.step) for ask in asks]
         query = (
@@ -205,7 +218,8 @@ class SqlLog(Sweeping):
 
     def release_worker(self, worker: str) -> list[StepRef]:
         values = {**unclaimed(0), "lost": steps.c.lost + 1}
-        given_back = update(steps).where(steps.c.worker == worker).values(values).returning(*steps.c)
+        its = or_(steps.c.worker == worker, _of_child(worker))
+        given_back = update(steps).where(its).values(values).returning(*steps.c)
         return self.db.run(lambda c: [step_ref(row) for row in c.execute(given_back).mappings()], durable=False)
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
@@ -254,6 +268,11 @@ class SqlLog(Sweeping):
 
     def queues(self, patience_s: float, limit: int = 100) -> list[QueueState]:
         return self._queues(patience_s, limit)
+
+
+def _of_child(worker: str) -> ColumnElement[bool]:
+    """The condition that a child of this worker holds a step: its name is the worker's, a dot and its process id."""
+    return steps.c.worker.startswith(f"{worker}.", autoescape=True)
 
 
 def _in_order(items: Sequence[Item], work: Callable[[Item], T]) -> list[T]:

@@ -96,6 +96,7 @@ class Claimed:
     lost: int
     tries: tuple[dict[str, Any], ...]
     outcome: dict[str, Any] | None
+    category: str | None
     look: Look
     facts: tuple[Event, ...]
     decision: Event | None
@@ -241,6 +242,13 @@ class Log(Protocol):
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
         """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
+
+    def arm(self, ask: Ask, limit_s: float) -> bool:
+        """Say that the process which holds a step may be killed in `limit_s` seconds. False: the claim is not ours."""
+
+    def overdue(self, worker: str, patience_s: float) -> list[Held]:
+        """The steps that children of a worker hold beyond what was said with `arm`, or `patience_s` seconds after their
+        turn was over; what cannot be undone and has begun is among the former only."""
 
     def halted(self, asks: Sequence[Ask]) -> set[str]:
         """The tokens among these that hold a step of a turn that is over: whoever holds it shall stop."""

@@ -52,7 +52,8 @@ def nobody(row: RunRow, step: int, attempt: int) -> None:
 
 @dataclass
 class Runtime:
-    """`worker` names this process in claims. `patient` waits out a database that is away instead of raising."""
+    """`worker` names this process in claims. `patient` waits out a database that is away instead of raising. `killable`
+    says that somebody kills this process where a call in it outlives its time."""
 
     log: Log
     registry: Registry
@@ -63,6 +64,7 @@ class Runtime:
     tracer: Tracer = field(default_factory=NullTracer)
     watch: Watch = nobody
     patient: bool = False
+    killable: bool = False
     threads: int = 4
 
     def __post_init__(self) -> None:
@@ -107,7 +109,7 @@ class Runtime:
         """A span of the tracer, which is only looking on: what it raises is logged and costs nobody anything."""
         with ExitStack() as closing:
             live: LiveSpan = Attributes(attrs)
-            if name == "run" and hasattr(self.tracer, "ended"):
+            if name == "run" and getattr(self.tracer, "joins", False):
                 yield live  # it is told of the run when that ends, wherever that may be
                 return
             try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
-from drangue_client.outcomes import failed_as, failure, shadow, unknown_outcome
+from drangue_client.outcomes import failure, shadow, unknown_outcome
 from drangue_client.run import fold
 from drangue_client.terms import MODES, Mode, arguments_hash
 from drangue_worker.engine.facts import approval_request, tool_result
@@ -31,6 +31,9 @@ from drangue_worker.tools.invoke import category_of, check_arguments, give_up, i
 from drangue_worker.tools.tool import Tool
 
 log = get_logger("drangue.tool_step")
+
+KILLED = "killed"  # why a step was given back whose process was killed at its timeout
+KILL_SLACK_S = 1.0  # a process that can still record the timeout by itself is given the time to
 
 
 async def call_tool(attempt: Attempt) -> Outcome:
@@ -122,32 +125,39 @@ async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
         refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call["id"])
         if refused:
             return _result(attempt, tool.name, call["id"], refused)
-        content = await _content(attempt, tool, call["arguments"])
-        if isinstance(content, GiveBack):
-            span.set("error", content.category)
-            return content
+        done = await _content(attempt, tool, call["arguments"])
+        if isinstance(done, GiveBack):
+            span.set("error", done.category)
+            return done
+        content, failed = done
         outcome = await _conclude(attempt, tool.name, call["id"], content)
         for fact in outcome.facts if isinstance(outcome, Settle) else ():
-            span.set("content", fact.payload.get("content"))  # as the guard let it pass
-        span.set("error", failed_as(content))
+            if fact.type == "tool_result":
+                span.set("content", fact.payload["content"])  # as the guard let it pass
+        span.set("error", failed)
         span.set("duration_ms", attempt.duration_ms())
     return outcome
 
 
-async def _content(attempt: Attempt, tool: Tool, arguments: dict[str, Any]) -> str | GiveBack:
-    """What the call comes to, or another attempt."""
+async def _content(attempt: Attempt, tool: Tool, arguments: dict[str, Any]) -> tuple[str, str | None] | GiveBack:
+    """What the call comes to, with the category of its failure (None: the tool's own word), or another attempt."""
     limit_s, policy = attempt.runtime.settings.call_timeout_s, tool.policy
     try:
-        return await invoke(tool, check_arguments(tool, arguments), attempt.key, limit_s)
+        if attempt.claimed.category == KILLED:
+            raise TimeoutError(f"no answer within {policy.timeout} s, and its process had to be killed")
+        if attempt.runtime.killable and policy.timeout is not None and not tool.is_async:
+            await attempt.runtime.database(attempt.runtime.log.arm, attempt.claimed.ask, policy.timeout + KILL_SLACK_S)
+        return await invoke(tool, check_arguments(tool, arguments), attempt.key, limit_s), None
     except Exception as error:
         if _reversible(attempt, tool) and isinstance(error, policy.retry_on):
             again = attempt.again(error, policy.retries, policy.backoff, policy.max_backoff)
             if again:
                 return again
-        log.info("tool_failed", tool=tool.name, category=category_of(error))
+        category = category_of(error)
+        log.info("tool_failed", tool=tool.name, category=category)
         if isinstance(error, TimeoutError) and not _reversible(attempt, tool):
-            return unknown_outcome(tool.name)  # its time is over, its effect may still come
-        return await give_up(tool, category_of(error), text_of(error), limit_s)
+            return unknown_outcome(tool.name), "unknown_outcome"  # its time is over, its effect may still come
+        return await give_up(tool, category, text_of(error), limit_s), category
 
 
 async def _conclude(attempt: Attempt, name: str, call_id: str, content: str) -> Outcome:

@@ -15,12 +15,13 @@ from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.steps import steps_for
 from drangue_worker.fleet.tasks import add_tasks
 from drangue_worker.fleet.worker import FleetRuntime
-from drangue_worker.observability.export import flush
+from drangue_worker.observability.export import check_tracer, flush
 from drangue_worker.registry import Registry
 
 
 def make_app(settings: Settings, registry: Registry) -> Celery:
     """A Celery app that performs steps of the agents in `registry`."""
+    check_tracer(settings)
     app = Celery("drangue")
     app.conf.update(worker_settings(settings, registry))
     fleet = FleetRuntime(settings, registry, app)

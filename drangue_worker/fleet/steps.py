@@ -1,11 +1,13 @@
 """Bootsteps: what every worker process does besides its tasks.
 
-The sweeper looks for work that stopped; the drain gives running steps back when the worker is told to stop; the guard
-refuses to start a pool that could not stop its tools. They run in the worker's main process, on every pool.
+The sweeper looks for work that stopped; the drain gives running steps back when the worker is told to stop; the killer
+ends processes whose tools outlive their time; the guard refuses to start a pool that could not stop its tools. They run
+in the worker's main process, on every pool.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -20,9 +22,12 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
+from drangue_client.run import OVER
 from drangue_client.store.port import Release
+from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
+from drangue_worker.engine.tool_step import KILLED
 from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
@@ -31,6 +36,8 @@ from drangue_worker.observability.logs import get_logger
 log = get_logger("drangue.worker")
 
 REGISTER_S = 60.0
+KILL_CHECK_S = 0.5
+UNWANTED_S = 3.0  # a call that was told to stop with its turn has so long to end by itself
 
 
 def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
@@ -95,7 +102,51 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
         def stop(self, worker: Any) -> None:
             worker_shutting_down.disconnect(self._begin)
 
-    return [Guard, Sweeping, Draining]
+    class Killing(bootsteps.StartStopStep):
+        """Ends the processes of a prefork pool in which a call goes on although its time, or its turn, is over."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, worker: Any, **kwargs: Any) -> None:
+            self._stop = threading.Event()
+
+        def start(self, worker: Any) -> None:
+            if not isinstance(worker.pool, TaskPool):
+                threading.Thread(target=self._watch, args=(worker.pool,), name="drangue-killer", daemon=True).start()
+
+        def stop(self, worker: Any) -> None:
+            self._stop.set()
+
+        def terminate(self, worker: Any) -> None:
+            self.stop(worker)
+
+        def _watch(self, pool: Any) -> None:
+            while not self._stop.wait(KILL_CHECK_S):
+                try:
+                    kill_overdue(fleet, {process.pid for process in list(pool._pool._pool)})
+                except (DatabaseUnavailable, QueueUnavailable) as error:
+                    log.warning("kill_delayed", error=str(error))
+                except Exception:
+                    log.exception("kill_failed")  # the next look may succeed, and must be tried
+
+    return [Guard, Sweeping, Draining, Killing]
+
+
+def kill_overdue(fleet: FleetRuntime, children: set[int]) -> None:
+    """Kill each of the `children` that holds a step beyond its time. The pool replaces it; the step is given back, so
+    that another child records the timeout, or, where its turn is over, closed."""
+    for held in fleet.log.overdue(fleet.worker, UNWANTED_S):
+        child = int(held.ask.worker.rpartition(".")[2])
+        if child not in children:
+            continue  # dead already, or its place in another life of this pool: its lease lapses
+        log.warning("process_killed", run_id=held.ask.run_id, step=held.ask.step, child=child)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        if fleet.log.look(held.ask.run_id).run.ended in OVER:
+            close(fleet.log, held)
+        else:
+            released = fleet.log.release([Release(held.ask, category=KILLED, lost=True)])
+            fleet.sender.steps([ref for ref in released if ref])
 
 
 def _refuse(message: str) -> NoReturn:

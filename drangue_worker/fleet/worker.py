@@ -25,7 +25,8 @@ LOG_THREADS = 4  # more only contend for the interpreter
 
 
 class FleetRuntime:
-    """What the tasks and the sweeper of one worker share. `worker` names it in claims, whatever child does the work."""
+    """What the tasks and the sweeper of one worker share. `worker` names it in claims, and with a
+    child's process id behind it the child that does the work."""
 
     def __init__(self, settings: Settings, registry: Registry, app: Celery) -> None:
         self.settings = settings
@@ -34,6 +35,7 @@ class FleetRuntime:
         self.log = SqlLog(settings.require_database())
         # Containers share names and process ids; a claim must not be given back in the name of another worker.
         self.worker = f"{socket.gethostname()}-{secrets.token_hex(3)}/{os.getpid()}"
+        self._main = os.getpid()
         self._runtimes: dict[int, Runtime] = {}
 
     def runtime(self) -> Runtime:
@@ -43,15 +45,17 @@ class FleetRuntime:
         return found or self._runtimes.setdefault(os.getpid(), self._make())
 
     def _make(self) -> Runtime:
+        child = os.getpid() != self._main
         return Runtime(
             log=self.log,
             registry=self.registry,
             settings=self.settings,
-            worker=self.worker,
+            worker=f"{self.worker}.{os.getpid()}" if child else self.worker,
             executor="celery",
             doorbell=Doorbell(self.settings.redis_url),
             tracer=tracer_of(self.settings),
             watch=Telling(TokenStream(self.settings.redis_url)).watch,
             patient=True,
+            killable=child,
             threads=LOG_THREADS,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+from importlib.util import find_spec
 from typing import Any
 
 from drangue_client.errors import SettingsError
@@ -26,6 +27,21 @@ def tracer_of(settings: Settings) -> Tracer:
         _set_provider()
         return OTelTracer(capture_content=settings.trace_content, redact=_function_at(settings.trace_redact))
     return NullTracer()
+
+
+def check_tracer(settings: Settings) -> None:
+    """Raise what `tracer_of` would, and set nothing up: a worker says at its start what would stop every step."""
+    if settings.tracer == "otel":
+        _function_at(settings.trace_redact)
+        if any(_missing(name) for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")):
+            raise SettingsError(f"DRANGUE_TRACER is otel. {MISSING}")
+
+
+def _missing(module: str) -> bool:
+    try:
+        return find_spec(module) is None
+    except ModuleNotFoundError:  # a package above it
+        return True
 
 
 def flush(settings: Settings) -> None:
@@ -65,8 +81,9 @@ def _function_at(place: str) -> Any:
     module, colon, name = place.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None) if colon else None
-    except ImportError as error:
-        raise SettingsError(f"DRANGUE_TRACE_REDACT names {place!r}, which cannot be imported ({error}).") from None
+    except Exception as error:  # a module may raise anything
+        why = f"{type(error).__name__}: {error}"
+        raise SettingsError(f"DRANGUE_TRACE_REDACT names {place!r}, which cannot be imported ({why}).") from error
     if not callable(found):
         raise SettingsError(f"DRANGUE_TRACE_REDACT names {place!r}; it must be pkg.module:function.")
     return found

@@ -107,7 +107,7 @@ class OTelTracer:
     @contextmanager
     def joined(self, row: RunRow, turn: int) -> Iterator[None]:
         """Spans opened in the block belong below the root of this turn."""
-        sdk = self._joins
+        sdk = self._sdk
         if sdk is None:
             yield
             return
@@ -119,13 +119,16 @@ class OTelTracer:
             self._context.detach(token)
 
     def ended(self, row: RunRow, run: Run, events: Sequence[Event]) -> None:
-        """Export the root of a turn that has ended, from its log."""
-        sdk = self._joins
+        """Export the root of a turn that has ended, from its log; where it had failed before, another one below it."""
+        sdk = self._sdk
         turns = [event for event in events if event.type in ("run_started", "user_message")]
         if sdk is None or len(turns) < run.turn:
             return
-        place = Place.of(row, run.turn, sdk)
         began, ended = turns[run.turn - 1], events[-1]
+        resumed = [event for event in events if event.type == "run_resumed" and event.seq > began.seq]
+        place = Place.of(row, run.turn, sdk)
+        if resumed:
+            place, began = place.again(row, len(resumed)), resumed[-1]
         exact = copy.copy(sdk)
         exact.id_generator = place  # so that the root gets the ids its steps were put below
         attributes = _opening("run", {"run_id": row.run_id, "agent": row.agent})
@@ -140,7 +143,12 @@ class OTelTracer:
         span.end(_nanoseconds(ended))
 
     @property
-    def _joins(self) -> Any:
+    def joins(self) -> bool:
+        """Whether spans of many processes can be put into one trace: with the SDK's own tracers, and no others."""
+        return self._sdk is not None
+
+    @property
+    def _sdk(self) -> Any:
         """The SDK's tracer, where there is one: only it lets a span have ids of its own."""
         found = getattr(self._tracer, "_tracer", self._tracer)  # a proxy stands for one that is set later
         return found if hasattr(found, "id_generator") and hasattr(found, "sampler") else None

@@ -35,6 +35,12 @@ class Place:
             return cls(trace_id, root, caller, flags)
         return cls(trace_id, _digest(f"turn:{row.run_id}:{turn}", 8), root, flags)
 
+    def again(self, row: RunRow, time: int) -> Place:
+        """The place below this one of what came after the turn was resumed for the so-many-th time."""
+        return Place(
+            self._trace_id, _digest(f"again:{row.run_id}:{self._span_id}:{time}", 8), self._span_id, self._flags
+        )
+
     def is_trace_id_random(self) -> bool:
         return False
 

@@ -28,7 +28,8 @@ class Tracer(Protocol):
     """Opens spans; they nest by the call stack.
 
     A tracer that also has `joined(row, turn)`, a context manager, and `ended(row, run, events)` is told to which run
-    the spans in a block belong, and when a turn of it has ended, in whatever process that happens.
+    the spans in a block belong, and when a turn of it has ended, in whatever process that happens. One whose `joins` is
+    true makes the run's own span of that, and is given none.
     """
 
     def span(self, name: str, /, **attrs: Any) -> AbstractContextManager[LiveSpan]:

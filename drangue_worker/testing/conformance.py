@@ -3,9 +3,9 @@
     async def test_my_memory_is_one():
         await check_memory(MyMemory)
 
-Each check is a coroutine for any runner and raises AssertionError that says what was expected. A factory is called
-without arguments and gives something fresh each time; a store is closed afterwards. Runs get ids of their own, so a
-store may be on a database that holds others.
+Each check is a coroutine for any runner and raises AssertionError that says what was expected; `Checks` has them for a
+test that is none. A factory is called without arguments and gives something fresh each time; a store is closed
+afterwards. Runs get ids of their own, so a store may be on a database that holds others.
 
 There is no check of an engine, since drangue has one for every store, and none of a lease on a run: what excludes a
 second worker is the claim of a step, and `check_store_claims` checks that. What cannot be seen from one process, such
@@ -14,14 +14,16 @@ as two of them on one store at the same moment, is not checked.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from drangue_client import checks
 from drangue_client.messages import Message, ModelResponse
+from drangue_client.store.port import Log
 from drangue_worker.memory import Memory, MemoryItem
 from drangue_worker.models.model import Model, takes_deltas
 from drangue_worker.models.routing import Router
@@ -127,6 +129,46 @@ async def check_model_interface(model: Model) -> None:
         if more:
             that(all(isinstance(one, str) and one for one in seen), f"pieces of text, none empty; it showed {seen!r}")
             equal(response.text, "".join(seen), "what was streamed, put together")
+
+
+class Checks:
+    """The checks for a test that is no coroutine: each starts an event loop of its own. RuntimeError where one runs."""
+
+    def store(self, factory: Callable[[], Log]) -> None:
+        """`check_store`, and all the other checks that there are of a store."""
+        for check in (check_store, check_store_idempotent_append, check_store_claims, check_store_with_agent):
+            _blocking(check, factory)
+
+    def model(self, model: Model) -> None:
+        """`check_model_interface`, after which the model is closed, if it can be."""
+
+        async def check_and_close(model: Any) -> None:
+            try:
+                await check_model_interface(model)
+            finally:
+                if hasattr(model, "aclose"):  # its connections are of this loop
+                    await model.aclose()
+
+        _blocking(check_and_close, model, name="check_model_interface")
+
+    def router(self, factory: Callable[[], Router]) -> None:
+        """`check_router`."""
+        _blocking(check_router, factory)
+
+    def memory(self, factory: Callable[[], Memory]) -> None:
+        """`check_memory`."""
+        _blocking(check_memory, factory)
+
+    def tracer(self, factory: Callable[[], Tracer]) -> None:
+        """`check_tracer`."""
+        _blocking(check_tracer, factory)
+
+
+def _blocking(check: Callable[[Any], Coroutine[Any, Any, None]], subject: Any, *, name: str | None = None) -> None:
+    if asyncio._get_running_loop() is not None:
+        name = name or check.__name__
+        raise RuntimeError(f"the check is made in a running event loop. Use `await {name}(...)` there.")
+    asyncio.run(check(subject))
 
 
 @tool

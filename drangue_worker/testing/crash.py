@@ -16,18 +16,21 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from drangue_client import checks
+from drangue_client.outcomes import failed_as
 from drangue_client.result import Result
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log
 from drangue_worker.agent import Agent
 from drangue_worker.testing.fake import FakeModel
-from drangue_worker.testing.mortal import Call, MortalLog, ProcessDied
+from drangue_worker.testing.mortal import Call, MortalLog, ProcessDied, say_unless_dead
 
+TRIES = 3  # runs that may come to a window
+_EVERY_RUN = "It must show what each run does, beside what the runs before did. Clear nothing, and leave nothing out."
 Approve = Callable[[dict[str, Any]], bool]
 
 
@@ -51,26 +54,38 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class CrashReport:
-    """What came of it. `windows` are the points at which a process died, in words and in order, `missed` those that its
-    run did not come to again (siblings race); `doubled` and `unfinished` are what must not be."""
+    """What came of it. `windows` are the points at which a process died, in words and in order, `missed` those that no
+    run came to again (siblings race); `doubled` and `unfinished` are what must not be. `untried` are the tool calls of
+    which no process died when they were done and not yet recorded: what a death does to them is not known."""
 
     windows: tuple[str, ...]
     doubled: tuple[DoubledEffect, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
     missed: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
 
     def assert_clean(self) -> None:
-        """Raise AssertionError, with what happened when, unless no effect was doubled and every run completed."""
-        if self.doubled or self.unfinished:
+        """Raise AssertionError, with what happened when, unless no effect was doubled, every run completed, and every
+        tool call was tried. Other windows may be missed."""
+        if self.doubled or self.unfinished or self.untried:
             raise AssertionError(str(self))
 
     def __str__(self) -> str:
-        lines = [f"a process died in {len(self.windows)} windows"]
-        lines += [f"  {one.effect!r} happened {one.times} times: it died {one.window}" for one in self.doubled]
+        count = len(self.windows)
+        lines = [f"a process died in {count} window{'s' if count != 1 else ''}"]
+        lines += [f"  {one.effect!r} happened {one.times} times: {self._when(one)}" for one in self.doubled]
         for run in self.unfinished:
             why = f" ({run.error})" if run.error else ""
-            lines.append(f"  the run did not complete, it is {run.status}{why}: it died {run.window}")
-        return "\n".join(lines if len(lines) > 1 else [*lines, "  no effect was doubled, every run completed"])
+            lines.append(f"  the run did not complete, it is {run.status}{why}: {self._when(run)}")
+        for call in self.untried:
+            lines.append(f"  what a death does to {call} is not known: none came between its end and its recording")
+        if len(lines) == 1:
+            lines.append("  no effect was doubled, every run completed")
+        lines += [f"  not tried, since no run came to it again: {window}" for window in self.missed]
+        return "\n".join(lines)
+
+    def _when(self, one: DoubledEffect | Unfinished) -> str:
+        return f"it {'died' if one.window in self.windows else 'did not die'} {one.window}"
 
 
 def crash_everywhere(
@@ -86,17 +101,19 @@ def crash_everywhere(
     """Run an agent on `input`, let its process die in every window, resume it, and report what happened twice.
 
     `make_agent(store)` gives a fresh agent on the store it is handed, as a new process would make it; its model must
-    answer by what it is shown, as `FakeModel(..., by_turn=True)` and `Provider` do. `effects()` gives all that the
-    outside world has seen so far, as values that are equal where the world would call them the same (an idempotency key
-    belongs into it if the world looks at it). An effect that also happens more than once without a death may happen as
-    often with one.
+    answer by what it is shown, as `FakeModel(..., by_turn=True)` and `Provider` do. `effects()` gives a list of all the
+    outside world has ever seen, each effect as often as it happened: values that are equal where the world would call
+    them the same (an idempotency key belongs into it if the world looks at it). An effect that also happens more than
+    once without a death may happen as often with one.
 
     `approve` decides about calls that wait for a person: True, False, or a function of the request {step, call_id,
     tool, arguments, ...}. `store` is where the runs are recorded, in this process's memory if none is given; each has
-    an id of its own. A run is gone on with by up to `lives` processes in all, each for at most `timeout_s` seconds.
+    an id of its own. A run is gone on with by up to `lives` processes in all, each for at most `timeout_s` seconds. A
+    window that a run does not come to again is tried in two more runs.
 
-    Raises what the run raises without a death, ValueError if nothing can be learned from it (it waits for a person,
-    or `effects()` shows nothing), RuntimeError where an event loop is running.
+    Raises what the run raises without a death, ValueError if nothing can be learned from it (it waits for a person, or
+    `effects()` shows nothing, less than before, or of later runs less than of the first), TypeError if `effects()`
+    gives a set or a dict, RuntimeError where an event loop is running.
     """
     checks.function("make_agent", make_agent, "a function that is given a store and gives an agent")
     checks.text("input", input)
@@ -128,6 +145,11 @@ class _Trial:
     run_id: str
     status: str
     error: Exception | None
+    outcomes: Counter[tuple[str, str | None]]  # of its tool calls: (tool, as what it failed)
+
+    def went_as(self, usual: _Trial) -> bool:
+        """Whether as much was to be done: it completed, and no call failed otherwise (of unknown outcome, say)."""
+        return (self.status, self.outcomes) == (usual.status, usual.outcomes)
 
 
 @dataclass
@@ -143,6 +165,7 @@ class _Stage:
     timeout_s: float
     run_ids: str = field(default_factory=lambda: f"crash-{uuid.uuid4().hex[:8]}")
     runs: int = 0
+    last: Counter[Hashable] = field(default_factory=Counter)
 
     def report(self) -> CrashReport:
         usual = self._trial(None)
@@ -158,17 +181,36 @@ class _Stage:
         missed: list[str] = []
         doubled: list[DoubledEffect] = []
         unfinished: list[Unfinished] = []
-        for call, facts in usual.first.calls.items():
-            for after in (False, True):
-                window = _window(call, facts, usual.first.names, after=after)
+        shown: list[int] = []
+        for call, after in ((call, after) for call in usual.first.calls for after in (False, True)):
+            window = usual.first.window(call, after=after)
+            trial = self._death(call, after=after)
+            (windows if trial.first.dead else missed).append(window)
+            for effect, times in trial.effects.items():
+                if times > max(1, expected[_same(effect, trial.run_id)]):
+                    doubled.append(DoubledEffect(effect, times, window))
+            if trial.status != "completed":
+                unfinished.append(Unfinished(window, trial.status, repr(trial.error) if trial.error else None))
+            if trial.went_as(usual):
+                shown.append(trial.effects.total())
+                if not trial.effects:
+                    shows = f"effects() shows nothing new of the run that died {window}"
+                    raise ValueError(f"{shows}, although its calls ended as they do without a death. {_EVERY_RUN}")
+        if shown and max(shown) < usual.effects.total():
+            raise ValueError(
+                f"effects() shows {usual.effects.total()} effects of the run without a death and never more than "
+                f"{max(shown)} of another. {_EVERY_RUN}"
+            )
+        ends = usual.first.ends().items()
+        untried = [usual.first.names[step] for step, call in ends if usual.first.window(call, after=False) in missed]
+        return CrashReport(tuple(windows), tuple(doubled), tuple(unfinished), tuple(missed), tuple(untried))
+
+    def _death(self, call: Call, *, after: bool) -> _Trial:
+        trial = self._trial(call, after=after)
+        for _ in range(TRIES - 1):
+            if not trial.first.dead:
                 trial = self._trial(call, after=after)
-                (windows if trial.first.dead else missed).append(window)
-                for effect, times in trial.effects.items():
-                    if times > max(1, expected[_same(effect, trial.run_id)]):
-                        doubled.append(DoubledEffect(effect, times, window))
-                if trial.status != "completed":
-                    unfinished.append(Unfinished(window, trial.status, repr(trial.error) if trial.error else None))
-        return CrashReport(tuple(windows), tuple(doubled), tuple(unfinished), tuple(missed))
+        return trial
 
     def _trial(self, at: Call | None, *, after: bool = False) -> _Trial:
         self.runs += 1
@@ -177,21 +219,31 @@ class _Stage:
         error = self._live(first, run_id)
         for _ in range(self.lives - 1 if first.dead else 0):
             error = self._live(MortalLog(self.store), run_id)
-            if self._status(run_id) == "completed":
+            if self._result(run_id).status == "completed":
                 break
-        return _Trial(first, self._seen() - before, run_id, self._status(run_id), error)
+        result = self._result(run_id)
+        ended = [event.payload for event in result.events if event.type == "tool_result"]
+        outcomes = Counter((one["name"], failed_as(one["content"])) for one in ended)
+        return _Trial(first, self._seen() - before, run_id, result.status, error, outcomes)
 
-    def _status(self, run_id: str) -> str:
-        return Result.from_events(run_id, self.store.events(run_id)).status
+    def _result(self, run_id: str) -> Result:
+        return Result.from_events(run_id, self.store.events(run_id))
 
     def _seen(self) -> Counter[Hashable]:
-        seen = checks.many("effects", self.effects(), "a function that gives a list")
+        given = self.effects()
+        if isinstance(given, Set | Mapping):
+            shown = f"effects() gives {checks.shown(given)}; it must give a list of everything seen."
+            raise TypeError(f"{shown} A set or a dict shows once what happened twice.")
+        values = checks.many("effects", given, "a function that gives a list")
         try:
-            return Counter(seen)
+            seen = Counter(values)
         except TypeError as error:
-            raise TypeError(
-                "effects() gives something that cannot be compared by value. Give texts or tuples."
-            ) from error
+            message = "effects() gives something that cannot be compared by value. Give texts or tuples."
+            raise TypeError(message) from error
+        for effect in self.last - seen:
+            raise ValueError(f"effects() no longer shows {checks.shown(effect)}, which it has shown. {_EVERY_RUN}")
+        self.last = seen
+        return seen
 
     def _live(self, log: MortalLog, run_id: str) -> Exception | None:
         """One process, until it has no more to do or dies; returns what it raised."""
@@ -210,7 +262,7 @@ class _Stage:
         return None
 
     async def _work(self, log: MortalLog, run_id: str) -> None:
-        asyncio.get_running_loop().set_exception_handler(_say_unless_dead)
+        asyncio.get_running_loop().set_exception_handler(say_unless_dead)
         agent = self._agent(log)
         async with agent, asyncio.timeout(self.timeout_s):
             result = await agent.run(self.input, run_id=run_id)
@@ -239,33 +291,3 @@ def _same(effect: Hashable, run_id: str) -> Hashable:
     if isinstance(effect, str):
         return effect.replace(run_id, "{run_id}")
     return tuple(_same(one, run_id) for one in effect) if isinstance(effect, tuple) else effect
-
-
-def _window(call: Call, facts: tuple[str, ...], names: dict[int, str], *, after: bool) -> str:
-    """When it died, in words."""
-    what = names.get(call.step, f"step {call.step}") if call.step is not None else "the run"
-    if call.name == "settle":
-        written = f"{' and '.join(facts) or 'what comes next'} {'were' if len(facts) > 1 else 'was'} recorded"
-        words = (f"before {written}", f"after {written}")
-        if call.step is not None:
-            words = (f"after {what} was done, before {written}", f"after {what} was done and {written}")
-    else:
-        words = {
-            "submit": ("before the run was submitted", "after the run was submitted, before it began"),
-            "claim": (f"before {what} was claimed", f"after {what} was claimed, before it was done"),
-            "begin": (
-                f"before the beginning of {what} was recorded",
-                f"after the beginning of {what} was recorded, before it was done",
-            ),
-            "keep": (
-                f"after {what} was done, before its outcome was kept",
-                f"after the outcome of {what} was kept, before it was judged",
-            ),
-            "release": (f"before {what} was given back", f"after {what} was given back"),
-        }[call.name]
-    return words[after] + (f" (time {call.nth})" if call.nth > 1 and call.step is not None else "")
-
-
-def _say_unless_dead(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), ProcessDied):  # what nobody waits for any more
-        loop.default_exception_handler(context)

@@ -6,6 +6,7 @@ itself lives on; it is the same for the next process.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ class MortalLog:
     """`log` until its process dies: `after` the call `at` took effect, or else before. None: it does not die.
 
     `calls` are those that wrote, in order, with the types of events each wrote; `names` says what the claimed steps
-    are. `dead` is whether the process has died.
+    are, `tools` which of them are tool calls. `dead` is whether the process has died.
     """
 
     def __init__(self, log: Log, at: Call | None = None, *, after: bool = False) -> None:
@@ -51,12 +52,46 @@ class MortalLog:
         self.dead = False
         self.calls: dict[Call, tuple[str, ...]] = {}
         self.names: dict[int, str] = {}
+        self.tools: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         given = getattr(self._log, name)
         if inspect.iscoroutinefunction(given):
             return partial(self._awaited, given)
         return partial(self._made, name, given) if callable(given) else given
+
+    def ends(self) -> dict[int, Call]:
+        """Of each step that is a tool call, the first writing after it was done: a death before that repeats it."""
+        ends: dict[int, Call] = {}
+        for call, facts in self.calls.items():
+            if call.step in self.tools and (call.name == "keep" or "tool_result" in facts):
+                ends.setdefault(call.step, call)
+        return ends
+
+    def window(self, call: Call, *, after: bool) -> str:
+        """When a process died, in words: before one of `calls`, or `after` it."""
+        facts = self.calls[call]
+        what = self.names.get(call.step, f"step {call.step}") if call.step is not None else "the run"
+        if call.name == "settle":
+            written = f"{' and '.join(facts) or 'what comes next'} {'were' if len(facts) > 1 else 'was'} recorded"
+            words = (f"before {written}", f"after {written}")
+            if call.step is not None:
+                words = (f"after {what} was done, before {written}", f"after {what} was done and {written}")
+        else:
+            words = {
+                "submit": ("before the run was submitted", "after the run was submitted, before it began"),
+                "claim": (f"before {what} was claimed", f"after {what} was claimed, before it was done"),
+                "begin": (
+                    f"before the beginning of {what} was recorded",
+                    f"after the beginning of {what} was recorded, before it was done",
+                ),
+                "keep": (
+                    f"after {what} was done, before its outcome was kept",
+                    f"after the outcome of {what} was kept, before it was judged",
+                ),
+                "release": (f"before {what} was given back", f"after {what} was given back"),
+            }[call.name]
+        return words[after] + (f" (time {call.nth})" if call.nth > 1 and call.step is not None else "")
 
     def bury(self) -> None:
         """Wait for what was under way when the process died, and let the leases of its claims lapse."""
@@ -98,6 +133,8 @@ class MortalLog:
                 self._claims.append(ask)
                 what = {"model": "the model call", "tool": claimed.name}.get(claimed.kind, f"the {claimed.name}")
                 self.names[ask.step] = f"{what} (step {ask.step})"
+                if claimed.kind == "tool":
+                    self.tools.add(ask.step)
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
@@ -118,6 +155,12 @@ class MortalLog:
     def _die(self) -> None:
         self.dead = True
         raise ProcessDied
+
+
+def say_unless_dead(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An event loop's exception handler: the dead say nothing."""
+    if not isinstance(context.get("exception"), ProcessDied):  # what nobody waits for any more
+        loop.default_exception_handler(context)
 
 
 def _step_of(name: str, first: Any) -> int | None:

@@ -4,12 +4,14 @@ pytest finds it by itself wherever drangue is installed (`-p no:drangue` turns i
 it does one thing: a call that one of drangue's model adapters would make to a host other than loopback raises
 ModelRequestForbidden. What a fixture needs is imported when the fixture is asked for.
 
-    drangue_fake_model            makes FakeModels that are strict: unused responses fail the test at its end
-    drangue_provider              starts scripted Providers, to which OpenAIModel and AnthropicModel then talk
-    drangue_store                 an empty store; parametrise it indirectly with "memory", "file" or a Postgres URL
-    drangue_recording_tracer      a RecordingTracer
-    drangue_crash_everywhere      the function of that name
-    drangue_allow_model_requests  lets one test ask real models
+    drangue_fake_model             makes FakeModels that are strict: unused responses fail the test at its end
+    drangue_provider               starts scripted Providers, to which OpenAIModel and AnthropicModel then talk
+    drangue_store                  an empty store; parametrise it indirectly with "memory", "file" or a Postgres URL
+    drangue_recording_tracer       a RecordingTracer
+    drangue_crash_everywhere       the function of that name
+    drangue_check                  the checks of what you plug in: .store, .model, .router, .memory and .tracer
+    drangue_allow_model_requests   lets one test ask real models
+    drangue_forbid_model_requests  keeps one test from it where drangue_model_requests is "allow"
 
 Options, in pytest's configuration or on the command line, which goes first:
 
@@ -31,6 +33,7 @@ from drangue_worker import asking
 if TYPE_CHECKING:
     from drangue_client.store import Store
     from drangue_worker.testing import FakeModel, Provider, RecordingTracer
+    from drangue_worker.testing.conformance import Checks
 
 _REQUESTS = ("loopback", "allow")
 _FAILED = pytest.StashKey[bool]()
@@ -156,11 +159,29 @@ def drangue_crash_everywhere() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def drangue_check() -> Checks:
+    """The conformance checks, for a test that is no coroutine: `drangue_check.store(MyStore)`, `.router(MyRouter)`,
+    `.memory(MyMemory)`, `.tracer(MyTracer)`, which are given factories, and `.model(my_model)`, which closes it."""
+    from drangue_worker.testing.conformance import Checks
+
+    return Checks()
+
+
+@pytest.fixture
 def drangue_allow_model_requests() -> Iterator[None]:
     """Real models may be asked while the test lasts."""
     from drangue_worker.testing import allow_model_requests
 
     with allow_model_requests():
+        yield
+
+
+@pytest.fixture
+def drangue_forbid_model_requests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No model may be asked while the test lasts, but on loopback and `drangue_model_hosts`, whatever is configured."""
+    from drangue_worker.testing import forbid_model_requests
+
+    with forbid_model_requests(hosts=request.config.getini("drangue_model_hosts")):
         yield
 
 

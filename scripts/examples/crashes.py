@@ -12,7 +12,7 @@ from _model import MODEL, scripted
 from drangue_worker import Agent, tool
 from drangue_worker.testing import crash_everywhere
 
-PAID = []  # what the bank has seen
+PAID = []  # all that the bank has ever seen, each payment as often as it was made
 KEYS = set()  # the bank's memory of keys
 
 
@@ -44,7 +44,6 @@ SCRIPT = [lambda call: [(call.tools[0], {"amount": 5})], "It is done."]
 if __name__ == "__main__":
     with scripted(SCRIPT):
         for pay in (careless, careful, once):
-            PAID.clear()
             report = crash_everywhere(
                 lambda store, pay=pay: Agent(MODEL, [pay], "Pay.", store=store), "Pay the 5.", effects=lambda: PAID
             )

@@ -91,6 +91,9 @@ CASES = {
     "contradiction": Case(RUNS, ("DRANGUE_LEASE_S (2)", "DRANGUE_SWEEP_S (1)", "Raise the one"), {
         "DRANGUE_LEASE_S": "2", "DRANGUE_SWEEP_S": "1"
     }),
+    "redaction that is not there": Case(MODEL, ("DRANGUE_TRACE_REDACT", "'tests.kit.agents:msak'", "pkg.module"), {
+        "DRANGUE_TRACER": "otel", "DRANGUE_TRACE_REDACT": "tests.kit.agents:msak"
+    }),
     # Agents and their keys
     "no DRANGUE_AGENTS: model": Case(MODEL, ("DRANGUE_AGENTS is not set", "DRANGUE_AGENTS=shop.agents"), agents("")),
     "missing module": Case(MODEL, ("'shop.agents'", "no module"), agents("shop.agents")),

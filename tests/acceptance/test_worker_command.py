@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import urllib.error
@@ -317,3 +318,22 @@ class TestNothingIsToldToThoseWhoOnlyWatch:
         """Its text is the author's, with the arguments in it, as any other's."""
         assert [event for event in scene.events if BEYOND in json.dumps(event)] == []
         assert [line for line in scene.logs.splitlines() if BEYOND in line] == []
+
+
+def test_a_second_signal_ends_a_stop_that_takes_too_long(tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C twice does not want to wait for a child that will not end."""
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+    program = (
+        "import sys; from pathlib import Path; from drangue_worker.supervisor import Supervisor; "
+        "one = Supervisor(log_folder=Path(sys.argv[1]), grace_s=300.0); "
+        "one.start('stubborn', [sys.executable, '-c', sys.argv[2]]); sys.exit(one.run())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), stubborn]
+    with subprocess.Popen(command, env=environment()) as process:
+        log = tmp_path / "stubborn.log"
+        wait_until(lambda: log.exists() and "up" in log.read_text(), 30)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.0)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drangue_worker import Agent, Autonomy, Guardrails, InMemoryStore, OpenAIModel, tool
+from drangue_worker import Agent, Autonomy, Guardrails, InMemoryStore, ModelResponse, OpenAIModel, tool
 from drangue_worker.testing import CrashReport, FakeModel, Provider, Reply, crash_everywhere
 from drangue_worker.testing.crash import DoubledEffect, Unfinished
 from tests.kit.inline import PLACES, opened
@@ -244,6 +244,41 @@ def test_a_run_that_fails_after_a_death_is_told(world: World) -> None:
     )
     error = "LookupError('no such payment')"
     assert report.unfinished == (Unfinished(BEGUN[1], "failed", error), Unfinished(UNRECORDED, "failed", error))
+
+
+class Moody(FakeModel):
+    """Pays in some runs only, by their number; whoever resumes a run is told the same."""
+
+    def __init__(self, pays: Callable[[int], bool]) -> None:
+        super().__init__([[("pay", {"amount": 5})], "done"], by_turn=True)
+        self.pays = pays
+
+    async def generate(self, *, idempotency_key: str | None = None, **asked: Any) -> Any:
+        run_id, _, step = str(idempotency_key).rpartition(":")
+        answer = await super().generate(idempotency_key=idempotency_key, **asked)
+        return answer if step != "1" or self.pays(int(run_id.rpartition("-")[2])) else ModelResponse("not today")
+
+
+def moody(world: World, pays: Callable[[int], bool]) -> Callable[[Any], Agent]:
+    """Makes agents of that mood, and careless."""
+    return lambda store: Agent(Moody(pays), [careless(world)], store=store)
+
+
+def test_a_window_that_was_missed_is_tried_again(world: World) -> None:
+    """Siblings race, and models waver: once is no reason to give a window up."""
+    report = crash_everywhere(moody(world, lambda run: run % 3 == 1), "pay", effects=world.effects)
+    assert report.missed == report.untried == ()
+    assert report == CrashReport((*BEGINNING, *END), (DoubledEffect(("paid", 5), 2, UNRECORDED),))
+
+
+def test_a_call_that_was_never_made_again_is_not_clean(world: World) -> None:
+    """The careless tool ran in the first run alone. No effect was doubled, and nothing is known."""
+    report = crash_everywhere(moody(world, lambda run: run == 1), "pay", effects=world.effects)
+    assert (report.doubled, report.unfinished, report.untried) == ((), (), ("pay (step 2)",))
+    assert set(report.missed) == {*BEGINNING[8:], *END}
+    assert f"not tried, since no run came to it again: {UNRECORDED}" in str(report)
+    with pytest.raises(AssertionError, match=r"what a death does to pay \(step 2\) is not known"):
+        report.assert_clean()
 
 
 def test_it_goes_through_the_real_sdk(world: World) -> None:

@@ -159,6 +159,65 @@ def test_each_failed_attempt_of_a_tool_is_marked(exporter: InMemorySpanExporter,
     assert not [span for span in exporter.get_finished_spans() if MARKER in told(span)]
 
 
+def test_a_tools_own_words_are_content_whatever_they_look_like(
+    exporter: InMemorySpanExporter, otel: trace.Tracer
+) -> None:
+    """A result in the shape of a failure is still what a tool said, and stays here."""
+
+    @tool
+    def pay() -> dict[str, Any]:
+        """Says no in its own way."""
+        return {"ok": False, "error": {"category": f"card of {MARKER} declined"}}
+
+    Agent(FakeModel([[("pay", {})], "It was declined."]), [pay], tracer=OTelTracer(otel)).run_sync("go")
+    spans = exporter.get_finished_spans()
+    assert {span.status.status_code for span in spans} == {StatusCode.UNSET}
+    assert not [span.name for span in spans if MARKER in told(span)]
+
+
+def test_a_run_that_was_resumed_has_one_root(exporter: InMemorySpanExporter, otel: trace.Tracer) -> None:
+    """What came after the failure stands below it, with ids of its own."""
+    answers: list[Any] = [PermanentError("gone"), "back"]
+
+    class Failing(FakeModel):
+        async def generate(self, **asked: Any) -> ModelResponse:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return ModelResponse(text=answer)
+
+    agent = Agent(Failing(), tracer=OTelTracer(otel))
+    with pytest.raises(PermanentError):
+        agent.run_sync("go", run_id="r1")
+    assert agent.run_sync(run_id="r1").output == "back"
+    spans = exporter.get_finished_spans()
+    assert len({span.context.span_id for span in spans if span.context}) == len(spans) == 4
+    (root,) = [span for span in spans if span.parent is None]
+    assert [(span.attributes or {}).get("status") for span in spans if span.name == "run"] == ["failed", "completed"]
+    assert root.context is not None
+    assert {span.parent.span_id for span in spans if span.parent} == {root.context.span_id}
+
+
+def test_a_tracer_of_somebody_elses_gets_a_run_like_any_other(
+    exporter: InMemorySpanExporter, otel: trace.Tracer
+) -> None:
+    """Only the SDK's own can be told which ids to use; with another one, the steps are below the process's own span."""
+
+    class Wrapped(trace.Tracer):
+        def start_span(self, *given: Any, **more: Any) -> trace.Span:
+            return otel.start_span(*given, **more)
+
+        def start_as_current_span(self, *given: Any, **more: Any) -> Any:
+            return otel.start_as_current_span(*given, **more)
+
+    Agent(FakeModel(["done"]), tracer=OTelTracer(Wrapped())).run_sync("go")
+    model, root = exporter.get_finished_spans()
+    assert (model.name, root.name, root.parent) == ("model", "run", None)
+    assert model.parent is not None
+    assert root.context is not None
+    assert model.parent.span_id == root.context.span_id
+
+
 @pytest.mark.parametrize("kind", ["thread", "loop"])
 def test_what_a_tool_traces_itself_is_below_its_call(
     exporter: InMemorySpanExporter, otel: trace.Tracer, kind: str

@@ -66,10 +66,12 @@ class Elsewhere:
 """
 
 FIXTURES = """
+import asyncio
 import os
 
 import pytest
-from drangue_worker import Agent, AnthropicModel, InMemoryStore, OpenAIModel, SQLiteStore, tool
+from drangue_worker import Agent, AnthropicModel, InMemoryStore, NullMemory, NullTracer, OpenAIModel
+from drangue_worker import SingleModel, SQLiteStore, tool
 from drangue_worker.testing import FakeModel, ModelRequestForbidden, Reply
 
 seen = []
@@ -162,7 +164,53 @@ def test_real_model():
 def test_real_model_by_leave(drangue_allow_model_requests):
     with pytest.raises(LookupError, match="sent"):
         Agent(OpenAIModel("gpt-4o", client=Elsewhere())).run_sync("go")
+
+def test_checks(drangue_check, drangue_provider):
+    server = drangue_provider([Reply(text="hello")])
+    drangue_check.store(InMemoryStore)
+    drangue_check.model(OpenAIModel("gpt-4o"))
+    drangue_check.router(lambda: SingleModel(FakeModel()))
+    drangue_check.memory(NullMemory)
+    drangue_check.tracer(NullTracer)
+    assert [call.stream for call in server.calls] == [False, True]
+
+def test_checks_in_a_coroutine(drangue_check):
+    async def test():
+        drangue_check.memory(NullMemory)
+
+    with pytest.raises(RuntimeError, match="await check_memory"):
+        asyncio.run(test())
 """
+
+ALLOWED = """
+import pytest
+from drangue_worker import Agent, OpenAIModel
+from drangue_worker.testing import ModelRequestForbidden
+
+def ask(host="models.invalid"):
+    Agent(OpenAIModel("gpt-4o", client=Elsewhere(host))).run_sync("go")
+
+def test_allowed():
+    with pytest.raises(LookupError, match="sent"):
+        ask()
+
+def test_forbidden_here(drangue_forbid_model_requests):
+    with pytest.raises(ModelRequestForbidden, match="would go to models.invalid"):
+        ask()
+    with pytest.raises(LookupError, match="sent"):
+        ask("ollama.invalid")
+
+def test_allowed_again():
+    test_allowed()
+"""
+
+
+def test_a_project_that_allows_requests_forbids_them_in_a_test(run_tests: Run) -> None:
+    """Its tests of real models are many, and one of them must ask none."""
+    ini = "drangue_model_requests = allow\ndrangue_model_hosts = ollama.invalid"
+    outcome = run_tests(ELSEWHERE + ALLOWED, ini=ini)
+    assert set(map(tuple, outcome.of.values())) == {("PASSED",)}, outcome.text
+    assert len(outcome.of) == 3
 
 
 def test_every_fixture_does_what_it_says(run_tests: Run) -> None:
@@ -175,7 +223,7 @@ def test_every_fixture_does_what_it_says(run_tests: Run) -> None:
         "test_swallowed_surprise": ["PASSED", "ERROR"],
         "test_broken_script": ["PASSED", "ERROR"],
     }, outcome.text
-    assert len(outcome.of) == 17
+    assert len(outcome.of) == 19
     assert "1 xfailed" in outcome.text
     assert "AssertionError: response 2 was never asked for: 'never'" in outcome.text
 

@@ -106,7 +106,7 @@ class Fleet:
 
     def held_by(self, child: Child) -> int:
         """How many steps a worker holds right now."""
-        return int(self.execute("select count(*) from steps where worker like %s", f"%/{child.process.pid}")[0][0])
+        return int(self.execute("select count(*) from steps where worker like %s", f"%/{child.process.pid}%")[0][0])
 
     def execute(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database, past the system under test."""

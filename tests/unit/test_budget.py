@@ -281,5 +281,15 @@ def test_an_operator_counts_what_was_lost_as_the_rules_do() -> None:
     """A run that stopped because of lost answers otherwise looks as if it had stopped for nothing."""
     log = log_of(started(), decided(1, text="x", usage=USAGE, lost={"tokens": 100, "usd": 0.5}))
     budget = Budget(max_tokens=11_700, hard=True, prices=PRICES)
-    assert (budget.tokens(log), budget.usd(log)) == (fold(log).spent.tokens, pytest.approx(0.5105))
+    soft = Budget(max_tokens=11_700, prices=PRICES)
+    assert (budget.tokens(log), soft.usd(log)) == (fold(log).spent.tokens, pytest.approx(0.5105))
     assert budget.exceeded(log)
+
+
+def test_a_hard_budget_counts_on_no_discount_that_it_was_not_told_of() -> None:
+    """A provider that bills half for cached input would be a fifth of the bill by another one's rule."""
+    log = log_of(started(), decided(1, text="x", usage={"input_tokens": 0, "cache_read_input_tokens": 1_000_000}))
+    told = {"input": 0.15, "output": 0.60}
+    assert Budget(max_usd=1, prices={"fake": told}, hard=True).usd(log) == pytest.approx(0.15)
+    assert Budget(max_usd=1, prices={"fake": told | {"cache_read": 0.075}}, hard=True).usd(log) == pytest.approx(0.075)
+    assert Budget(max_usd=1, prices={"fake": told}).usd(log) == pytest.approx(0.015)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drangue_worker import MemoryItem, ModelResponse, RuleRouter, SingleModel, ToolCall
+from drangue_worker import InMemoryStore, MemoryItem, ModelResponse, RuleRouter, SingleModel, ToolCall
 from drangue_worker.testing import (
     FakeModel,
     check_memory,
@@ -17,6 +17,7 @@ from drangue_worker.testing import (
     check_router,
     check_tracer,
 )
+from drangue_worker.testing.conformance import Checks
 from tests.kit.anything import Unprintable
 
 # Memories
@@ -232,3 +233,53 @@ def test_a_check_wants_a_factory_and_says_so(check: Any) -> None:
     """What is handed in already made may have been used before."""
     with pytest.raises(TypeError, match=r"factory is .*; it must be a function or a class that gives a"):
         asyncio.run(check(Unprintable()))
+
+
+# Without an event loop
+
+
+class Amnesiac(InMemoryStore):
+    def events(self, run_id: str, *, after: int = -1) -> Any:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "message"),
+    [
+        ("store", Amnesiac, "the places of three events"),
+        ("store", type("Generous", (InMemoryStore,), {"begin": lambda *_: True}), "to be recorded once|does not hold"),
+        ("model", Says("hello"), "to give a ModelResponse"),
+        ("router", lambda: Naming(FakeModel()), "to give a model"),
+        ("memory", Nothing, "to give a list"),
+        ("tracer", Swallowing, "an exception of the block"),
+    ],
+)
+def test_a_check_without_an_event_loop_finds_the_same(what: str, given: Any, message: str) -> None:
+    """Most tests are no coroutines; a store is put to all that there is for stores."""
+    with pytest.raises(AssertionError, match=message):
+        getattr(Checks(), what)(given)
+
+
+def test_a_model_is_closed_after_a_check_without_an_event_loop() -> None:
+    """Its connections are of the loop that is over, and nobody else could close them."""
+    closed: list[bool] = []
+
+    class Connected(FakeModel):
+        async def aclose(self) -> None:
+            asyncio.get_running_loop()
+            closed.append(True)
+
+    Checks().model(Connected(["hello"]))
+    with pytest.raises(AssertionError):
+        Checks().model(type("Broken", (Connected,), {"generate": Waiting.generate})())
+    assert closed == [True, True]
+
+
+def test_within_an_event_loop_the_coroutine_is_named() -> None:
+    """A loop cannot be started inside another."""
+
+    async def test() -> None:
+        with pytest.raises(RuntimeError, match=r"Use `await check_router\(...\)` there"):
+            Checks().router(lambda: SingleModel(FakeModel()))
+
+    asyncio.run(test())

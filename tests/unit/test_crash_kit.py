@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from drangue_client.store.port import Ask, NewRun
-from drangue_worker import Agent, Autonomy, InMemoryStore
+from drangue_worker import Agent, Autonomy, InMemoryStore, tool
 from drangue_worker.testing import CrashReport, FakeModel, crash_everywhere
+from drangue_worker.testing.crash import DoubledEffect
 from drangue_worker.testing.mortal import Call, MortalLog, ProcessDied
 from tests.integration.test_crash_kit import World, careful, careless, paying
 from tests.kit.inline import RUN
@@ -42,6 +45,52 @@ def test_the_dead_write_nothing_and_their_claims_lapse() -> None:
     assert (claimed.attempt, claimed.crashes) == (2, 1)
 
 
+class TestBlindSpots:
+    """What a report did not see, it says."""
+
+    MISSED = "after pay (step 2) was done, before tool_result was recorded"
+
+    def test_a_window_that_was_missed_is_printed(self) -> None:
+        """Whoever reads "clean" wants to know of what."""
+        report = CrashReport(("before the run was submitted",), missed=("before pay (step 2) was claimed",))
+        assert str(report) == (
+            "a process died in 1 window\n"
+            "  no effect was doubled, every run completed\n"
+            "  not tried, since no run came to it again: before pay (step 2) was claimed"
+        )
+        report.assert_clean()
+
+    def test_a_call_in_which_no_process_died_is_not_clean(self) -> None:
+        """It is the window that everybody looks for."""
+        report = CrashReport(("before the run was submitted",), missed=(self.MISSED,), untried=("pay (step 2)",))
+        with pytest.raises(AssertionError) as caught:
+            report.assert_clean()
+        assert str(caught.value) == (
+            "a process died in 1 window\n"
+            "  what a death does to pay (step 2) is not known: none came between its end and its recording\n"
+            f"  not tried, since no run came to it again: {self.MISSED}"
+        )
+
+    def test_what_happened_without_a_death_is_not_laid_to_one(self) -> None:
+        """A run that did not come to its death may go wrong all the same."""
+        report = CrashReport((), (DoubledEffect("paid", 2, self.MISSED),), missed=(self.MISSED,))
+        assert f"'paid' happened 2 times: it did not die {self.MISSED}" in str(report)
+
+    def test_an_outcome_that_is_kept_must_be_lost_once(self) -> None:
+        """Where outcomes are kept, a death before the recording repeats nothing: it is the one before that counts."""
+        log = MortalLog(cast(Any, None))
+        log.names, log.tools = {2: "pay (step 2)"}, {2}
+        kept, asked, settled = Call("keep", 2, 1), Call("settle", 2, 1), Call("settle", 2, 2)
+        log.calls = {
+            Call("settle", 1, 1): ("model_decision",),
+            asked: ("approval_requested",),
+            settled: ("tool_result",),
+        }
+        assert log.ends() == {2: settled}
+        log.calls = {kept: (), settled: ("tool_result",)}
+        assert log.ends() == {2: kept}
+
+
 class TestMisuse:
     def test_effects_that_show_nothing_prove_nothing(self, world: World) -> None:
         """A test that looks at the wrong place would pass whatever the tool does."""
@@ -52,6 +101,58 @@ class TestMisuse:
         """Two dicts cannot be counted as one."""
         with pytest.raises(TypeError, match=r"cannot be compared by value. Give texts or tuples"):
             crash_everywhere(paying(careless(world)), "pay", effects=lambda: [{"paid": 5}])
+
+    @pytest.mark.parametrize(
+        "hidden", [set, frozenset, dict.fromkeys, lambda seen: dict.fromkeys(seen).keys(), Counter]
+    )
+    def test_what_shows_an_effect_once_is_refused(self, world: World, hidden: Callable[[list[Any]], Any]) -> None:
+        """A set of two payments of 5 is a set of one: a careless tool would be called clean."""
+        with pytest.raises(TypeError, match=r"effects\(\) gives .*; it must give a list of everything seen"):
+            crash_everywhere(paying(careless(world)), "pay", effects=lambda: hidden(world.effects()))
+        assert world.seen == [], "refused before anything was done"
+
+    def test_a_list_of_a_set_is_found_out(self, world: World) -> None:
+        """It is a list, and still shows of every run after the first nothing at all."""
+        with pytest.raises(
+            ValueError, match=r"effects\(\) shows nothing new of the run that died before the run was sub"
+        ):
+            crash_everywhere(paying(careless(world)), "pay", effects=lambda: list(set(world.seen)))
+
+    def test_a_set_beside_keys_is_found_out(self, world: World) -> None:
+        """What differs from run to run is there each time; what does not is there in the first run alone."""
+
+        @tool
+        def pay(amount: int, idempotency_key: str) -> str:
+            """Pays, and is logged."""
+            world.seen += [("paid", amount), ("log", idempotency_key)]
+            return "paid"
+
+        with pytest.raises(
+            ValueError, match=r"effects\(\) shows 2 effects of the run without a death and never more than 1"
+        ):
+            crash_everywhere(paying(pay), "pay", effects=lambda: list(set(world.seen)))
+
+    def test_a_ledger_that_each_process_clears_is_found_out(self, world: World) -> None:
+        """What the one that died did is gone when the next has done it again."""
+
+        def make(store: Any) -> Agent:
+            world.seen.clear()
+            return paying(careless(world))(store)
+
+        with pytest.raises(ValueError, match=r"shows nothing new .* Clear nothing"):
+            crash_everywhere(make, "pay", effects=world.effects)
+
+    def test_a_ledger_that_shrinks_is_found_out(self, world: World) -> None:
+        """Here every run does leave something new, and each takes away what the one before left."""
+
+        @tool
+        def pay(amount: int, idempotency_key: str) -> str:
+            """Pays, and begins a new page."""
+            world.seen[:] = [idempotency_key]
+            return "paid"
+
+        with pytest.raises(ValueError, match=r"effects\(\) no longer shows 'crash-.*-1:2'.* Clear nothing"):
+            crash_everywhere(paying(pay), "pay", effects=world.effects)
 
     def test_a_run_that_waits_for_a_person_needs_one(self, world: World) -> None:
         """It would be paused in every window, and prove nothing."""

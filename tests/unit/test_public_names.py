@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -165,3 +167,16 @@ def test_errors_of_a_run_know_what_they_are_about() -> None:
 def test_an_unknown_run_reads_as_a_sentence() -> None:
     """KeyError alone would show the message in quotes."""
     assert str(errors.UnknownRunError("r")).startswith("there is no run 'r'.")
+
+
+def test_modules_of_the_package_are_found_as_attributes() -> None:
+    """`import drangue_worker` alone, as a notebook has it; nothing else must have been loaded before."""
+    program = (
+        "import drangue_worker, sys; assert 'drangue_worker.public' not in sys.modules; "
+        "print(*[x.__name__ for x in (drangue_worker.evals.Gate, drangue_worker.testing.FakeModel, drangue_worker.Agent)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "Gate FakeModel Agent\n"
+    with pytest.raises(AttributeError, match="module 'drangue_worker' has no attribute 'nonesuch'"):
+        _ = drangue_worker.nonesuch
+    assert {"Agent", "tool"} <= set(dir(drangue_worker))
