@@ -104,7 +104,7 @@ def test_calls_that_were_given_up_are_answered_in_the_next_turn(store: Any) -> N
 
 
 async def _is_cancelled(store: Any) -> None:
-    await asyncio.to_thread(wait_until, lambda: store.look(RUN).row.status == "cancelled")
+    await asyncio.to_thread(wait_until, lambda: [row.status for row in store.runs()] == ["cancelled"])
 
 
 def test_a_run_that_waits_for_a_person_waits_no_longer(store: Any) -> None:
