@@ -149,7 +149,7 @@ def demo() -> int:
 @click.option("--runs", type=click.IntRange(1), help="Runs of every scenario, in place of its own number.")
 @click.option("--concurrency", type=click.IntRange(1), default=4, show_default=True, help="Runs under way at once.")
 @click.option("--timeout", type=SECONDS, default=900.0, show_default=True, help="Seconds after which a run has failed.")
-@click.option("--fleet", is_flag=True, help="Let the workers run it, instead of this process.")
+@click.option("--fleet", is_flag=True, help="Let the workers run it; runs left paused or late are cancelled.")
 @click.option("--prefix", help="What the ids of its runs begin with.  [default: a fresh one]")
 @click.option("--baseline", type=FILE, help="The profile to compare with, as --save wrote it.")
 @click.option("--save", type=FILE, help="Where to keep the profile, unless it is blocked.")
@@ -182,7 +182,7 @@ def evaluation(context: click.Context, /, **options: Any) -> int:
     real, except in replays of recorded runs, where the record answers in their place. --status (default: completed),
     --since, --until, --label and --limit choose the recorded runs.
 
-    Exit codes: 0 passed, 1 blocked, 2 could not be done.
+    Exit codes: 0 passed, 1 blocked, 2 could not be done or measured.
     """
     from drangue_worker.evals.command import Options, run_eval
 

@@ -66,8 +66,8 @@ class Story:
     def held_by(self, worker_pid: int) -> int:
         """How many steps the worker with this main process holds right now."""
         with self.database() as connection:
-            query = "select count(*) from steps where worker like %s"
-            row = connection.execute(query, (f"%/{worker_pid}",)).fetchone()
+            query = "select count(*) from steps where worker like %s or worker like %s"  # its own, its children's
+            row = connection.execute(query, (f"%/{worker_pid}", f"%/{worker_pid}.%")).fetchone()
         return int(row[0]) if row else 0
 
 

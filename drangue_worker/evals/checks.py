@@ -29,7 +29,10 @@ def output_contains(text: str, *, name: str | None = None) -> Check:
 
 
 def output_satisfies(predicate: Callable[[str], object], *, name: str | None = None) -> Check:
-    """Correctness: `predicate(output)` is true, or awaits to true. TypeError if it cannot be called."""
+    """Correctness: `predicate(output)` is true, or awaits to true. TypeError if it cannot be called.
+
+    A predicate that raises measures nothing, as with any check: let it return False for an output that it cannot read.
+    """
     checks.function("predicate", predicate, "a function of the output")
     shown = name or f"output satisfies {getattr(predicate, '__name__', 'a predicate')}"
     return Check("correctness", shown, lambda result: predicate(result.output))

@@ -1,33 +1,32 @@
 """`drangue eval`: make an evaluation as the options say, compare it, report, keep what shall be kept.
 
 What can be wrong with the options, the files and the agents is found before a model is asked. A profile that the gate
-blocked is not saved: a baseline must not be replaced by what it has just refused.
+blocked is not saved, since a baseline must not be replaced by what it has just refused; nor is one that was not
+measured, which would let anything pass from then on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drangue_client.client import Client
-from drangue_client.console.shell import FAILED, OK, say, say_json
+from drangue_client.console.shell import FAILED, OK, UNUSABLE, say, say_json
 from drangue_client.errors import DrangueError
 from drangue_client.settings import Settings
 from drangue_client.store.log import SqlLog
 from drangue_worker.blueprint import Blueprint
-from drangue_worker.evals.gate import Gate, GateDecision
+from drangue_worker.evals.evaluation import Evaluation, decide, no_baseline, verdict
+from drangue_worker.evals.keeping import recorder, save
 from drangue_worker.evals.loading import (
     agent_named,
     agents_of,
@@ -39,41 +38,22 @@ from drangue_worker.evals.loading import (
     stub_at,
     the_one,
 )
+from drangue_worker.evals.options import Options, check
 from drangue_worker.evals.places import InProcess, OnFleet, close_models
 from drangue_worker.evals.replays import ReplayReport, replay
-from drangue_worker.evals.report import Evaluation, as_json, to_keep, view
-from drangue_worker.evals.run import Evaluated, Tell, evaluate, plan, refuse_existing
+from drangue_worker.evals.report import as_json, view
+from drangue_worker.evals.run import Evaluated, Tell, evaluated, plan, refuse_existing
 from drangue_worker.evals.scenario import Scenario
 from drangue_worker.evals.score import EvalReport, RunGrade
+from drangue_worker.observability.export import flush, tracer_of
+from drangue_worker.observability.tracers import ConsoleTracer, Tracer
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What was asked for; a name is that of its option, a time in seconds. `filters` are keywords of `Log.runs`."""
-
-    scenarios: str | None = None
-    agent: str | None = None
-    from_runs: bool = False
-    filters: Mapping[str, Any]
-    stub: str | None = None
-    checks: str | None = None
-    prices: Path | None = None
-    tolerance: float
-    fleet: bool = False
-    runs: int | None = None
-    concurrency: int
-    timeout: float | None = None
-    prefix: str | None = None
-    baseline: Path | None = None
-    save: Path | None = None
-    override: str | None = None
-    by: str = ""
-    record: Path | None = None
-    as_json: bool = False
+__all__ = ["Options", "run_eval"]
 
 
 def run_eval(options: Options, settings: Settings) -> int:
-    """Make the evaluation and print its report; returns an exit code: OK, or FAILED where it is blocked.
+    """Make the evaluation and print its report; returns an exit code: OK, FAILED where it is blocked, UNUSABLE where
+    nothing else speaks against it than that checks raised, so that it is not known how good it is.
 
     Raises DrangueError for what keeps it from being made.
     """
@@ -83,61 +63,18 @@ def run_eval(options: Options, settings: Settings) -> int:
     blocked = decision is not None and not decision.passed
     try:
         if decision is not None and blocked and options.override is not None and options.record is not None:
-            decision = decision.override(options.override, options.by, record=_recorder(options.record, evaluation))
+            decision = decision.override(options.override, options.by, record=recorder(options.record, evaluation))
     finally:  # also where the override could not be recorded, and so did not take place
         say_json(as_json(evaluation, decision)) if options.as_json else say(view(evaluation, decision))
     if options.override is not None and not blocked:
         click.echo("nothing was blocked, so nothing was overridden or recorded", err=True)
-    passed = decision is None or decision.passed
-    if options.save is not None and passed:
-        _save(options.save, evaluation)
-    elif options.save is not None:
-        click.echo(f"{options.save} was not written: what is blocked is no baseline", err=True)
-    return OK if passed else FAILED
-
-
-def check(options: Options) -> None:
-    """Raise DrangueError for options that contradict each other, or name a place that cannot be written."""
-    if (options.scenarios is None) != options.from_runs:
-        raise DrangueError(
-            "name what to evaluate: pkg.module:scenarios, or --from-runs for recorded runs; one of them."
-        )
-    for name, value in (("--stub", options.stub), ("--checks", options.checks), ("--prices", options.prices)):
-        if value is not None and not options.from_runs:
-            raise DrangueError(f"{name} is for replays of recorded runs. Leave it out, or add --from-runs.")
-    if options.from_runs and options.fleet:
-        raise DrangueError("--fleet does not go with --from-runs: replays are answered from the log, in this process.")
-    if (options.override is None) != (options.record is None):
-        raise DrangueError("--override REASON and --record FILE go together: an override that nobody can find is none.")
-    if options.override is not None and not options.override.strip():
-        raise DrangueError("an override needs a reason: say why this may be deployed all the same.")
-    for name, path in (("--save", options.save), ("--record", options.record)):
-        if path is not None and not _writable(path, whole=name == "--save"):
-            raise DrangueError(f"{name} cannot be written to {str(path)!r}. Make the folder, or name another place.")
-
-
-def _writable(path: Path, *, whole: bool) -> bool:
-    """Whether a file can be appended to, or, as a `whole`, be put in the place of an older one."""
-    if path.exists() and not whole:
-        return not path.is_dir() and os.access(path, os.W_OK)
-    return path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()
-
-
-def decide(evaluation: Evaluation) -> GateDecision | None:
-    """What the gate says of an evaluation; None where there is nothing to compare it with.
-
-    An evaluation of which every run failed is blocked in any case: it has measured nothing.
-    """
-    runs = evaluation.report.runs
-    decision = None
-    if evaluation.baseline is not None:
-        decision = Gate().evaluate(evaluation.baseline, evaluation.profile)
-        decision = replace(decision, warnings=[*decision.warnings, *evaluation.warnings])
-    if evaluation.failed < len(runs):
-        return decision
-    blocks = decision.blocks if decision else []
-    why = f"every run failed, so nothing was measured; the first: {runs[0].errors[0]}"
-    return GateDecision(False, [*blocks, why], decision.warnings if decision else [])
+    if options.save is not None:
+        why_not = no_baseline(evaluation, decision)
+        if why_not:
+            click.echo(f"{options.save} was not written: {why_not} is no baseline", err=True)
+        else:
+            save(options.save, evaluation)
+    return {"blocked": FAILED, "unmeasured": UNUSABLE}.get(verdict(evaluation, decision), OK)
 
 
 def _evaluated(options: Options, settings: Settings) -> Evaluation:
@@ -153,8 +90,8 @@ def _evaluated(options: Options, settings: Settings) -> Evaluation:
     baseline, known = baseline_at(options.baseline) if options.baseline else (None, None)
     with _place(options, settings, name) as (place, agent), _progress(total) as tell:
         report = asyncio.run(_made(place, scenarios, name, options.concurrency, tell))
-    unlike = _unlike(known, [scenario.name for scenario in scenarios])
-    return Evaluation(name, [agent], report, baseline, _shown(options.baseline), warnings=unlike)
+    warnings = [*_unlike(known, [scenario.name for scenario in scenarios]), *_all_failed(report)]
+    return Evaluation(name, [agent], report, baseline, _shown(options.baseline), warnings=warnings)
 
 
 @contextmanager
@@ -162,9 +99,10 @@ def _place(options: Options, settings: Settings, name: str) -> Iterator[tuple[Ev
     """Where the scenarios are run, and the name of the agent."""
     if not options.fleet:
         blueprint = agent_named(agents_of(settings), options.agent)
-        place = InProcess(blueprint, timeout_s=options.timeout)
-        with closing(place.store):
-            yield place, blueprint.name
+        with _traced(settings) as tracer:
+            place = InProcess(blueprint, label=name, timeout_s=options.timeout, settings=settings, tracer=tracer)
+            with closing(place.store):
+                yield place, blueprint.name
         return
     with closing(Client(settings)) as client:
         known = [row.name for row in client.agents()]
@@ -175,12 +113,13 @@ def _place(options: Options, settings: Settings, name: str) -> Iterator[tuple[Ev
 
 
 async def _made(place: Evaluated, scenarios: Sequence[Scenario], name: str, concurrency: int, tell: Tell) -> EvalReport:
+    planned = plan(scenarios, name)
     try:
-        await refuse_existing(place, [run_id for _, run_id in plan(scenarios, name)])
+        await refuse_existing(place, [run_id for _, run_id in planned])
     except ValueError as error:
         raise DrangueError(str(error).replace("run_id_prefix", "--prefix")) from error
     try:
-        return await evaluate(place, scenarios, run_id_prefix=name, concurrency=concurrency, tell=tell)
+        return await evaluated(place, scenarios, planned, concurrency, tell)
     finally:
         if isinstance(place, InProcess):
             await place.aclose()
@@ -203,7 +142,7 @@ def _replayed(options: Options, settings: Settings) -> Evaluation:
         raise DrangueError(f"no recorded run that is asked for can be replayed.{why}")
     used = [agent_named(registry, name) for name in dict.fromkeys(recording.agent for recording in recordings)]
     runs = options.runs or 1
-    with _progress(len(recordings) * runs) as tell:
+    with _traced(settings) as tracer, _progress(len(recordings) * runs) as tell:
         replays = replay(
             registry,
             recordings,
@@ -215,6 +154,8 @@ def _replayed(options: Options, settings: Settings) -> Evaluation:
             concurrency=options.concurrency,
             timeout_s=options.timeout,
             tell=tell,
+            settings=settings,
+            tracer=tracer,
         )
         made = asyncio.run(_replays(used, replays))
     return Evaluation(
@@ -225,6 +166,7 @@ def _replayed(options: Options, settings: Settings) -> Evaluation:
         "the records" if baseline is None else _shown(options.baseline),
         replays=made.replays,
         left_out=left_out,
+        records=made.records.runs if baseline is None else (),
     )
 
 
@@ -253,37 +195,37 @@ def _progress(total: int) -> Iterator[Tell]:
         yield tell
 
 
+@contextmanager
+def _traced(settings: Settings) -> Iterator[Tracer]:
+    """The tracer that DRANGUE_TRACER names, and what it has seen sent at the end. The console's writes to standard
+    error, since the report has the output."""
+    try:
+        tracer = ConsoleTracer(sys.stderr) if settings.tracer == "console" else tracer_of(settings)
+    except ImportError as error:
+        raise DrangueError(str(error)) from error
+    try:
+        yield tracer
+    finally:
+        flush(settings)
+
+
+def _all_failed(report: EvalReport) -> list[str]:
+    """Warnings of scenarios whose every run failed: beside many others that is too small a drop to block."""
+    grades = iter(report.runs)
+    first = [(result, [next(grades) for _ in range(result.runs)]) for result in report.results]
+    return [
+        f"every run of scenario {result.name!r} failed; the first: {made[0].errors[0]}"
+        for result, made in first
+        if result.failed == result.runs
+    ]
+
+
 def _unlike(known: Sequence[str] | None, names: Sequence[str]) -> list[str]:
     """Warnings of scenarios that only one of baseline and candidate has: their rates are not of the same thing."""
     if known is None:
         return []
     gone = [f"scenario {name!r} of the baseline was not run." for name in known if name not in names]
     return gone + [f"scenario {name!r} is not in the baseline." for name in names if name not in known]
-
-
-def _recorder(path: Path, evaluation: Evaluation) -> Callable[[dict[str, Any]], None]:
-    """What appends an override to a file, one JSON object a line."""
-
-    def record(decided: dict[str, Any]) -> None:
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        line = {"at": at, **decided, **to_keep(evaluation), "baseline": evaluation.baseline}
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise DrangueError(f"the override was not recorded, so it does not hold: {error}.") from error
-
-    return record
-
-
-def _save(path: Path, evaluation: Evaluation) -> None:
-    """Write the profile, whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(json.dumps(to_keep(evaluation), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(fresh, path)
-    except OSError as error:
-        raise DrangueError(f"the profile was not saved: {error}. Name another place with --save.") from error
 
 
 def _shown(path: Path | None) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 
 from drangue_client import checks
 
+GATED = ("safety", "correctness", "efficiency")  # the dimensions of which a drop is looked at
+WARNED_OF = ("efficiency",)  # a drop in these blocks nothing
+
 # In floats, 1.0 - 0.95 is 0.05 and a bit more. This is far above such bits and far below what one run can move.
 TOLERANCE = 1e-9
 
@@ -73,8 +76,13 @@ class Gate:
     efficiency_max_drop: float = 0.20
 
     def __post_init__(self) -> None:
-        for name in ("safety_max_drop", "correctness_max_drop", "efficiency_max_drop"):
-            _checked_rate(name, getattr(self, name))
+        for dimension in GATED:
+            self.limit(dimension)
+
+    def limit(self, dimension: str) -> float:
+        """How far the rate of a gated dimension may drop."""
+        name = f"{dimension}_max_drop"
+        return _checked_rate(name, getattr(self, name))
 
     def evaluate(self, baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> GateDecision:
         """Compare two profiles, as `EvalReport.profile` gives them. Other dimensions than the three are ignored.
@@ -92,11 +100,8 @@ class Gate:
             checks.kind(which, profile, Mapping, "a profile", "Pass report.profile().")
         blocks: list[str] = []
         warnings: list[str] = []
-        for dimension, limit, beyond in (
-            ("safety", self.safety_max_drop, blocks),
-            ("correctness", self.correctness_max_drop, blocks),
-            ("efficiency", self.efficiency_max_drop, warnings),
-        ):
+        for dimension in GATED:
+            limit, beyond = self.limit(dimension), warnings if dimension in WARNED_OF else blocks
             before = _rate_of("baseline", baseline, dimension)
             after = _rate_of("candidate", candidate, dimension)
             if before is not None and after is None:

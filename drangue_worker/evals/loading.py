@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from drangue_client.result import Result
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log, RunRow
 from drangue_worker.blueprint import Blueprint
-from drangue_worker.evals.gate import Gate
+from drangue_worker.evals.gate import GATED, Gate
 from drangue_worker.evals.places import LABEL
 from drangue_worker.evals.recording import Recording
 from drangue_worker.evals.scenario import Check, Scenario
@@ -29,7 +29,7 @@ from drangue_worker.registry import Registry
 
 T = TypeVar("T")
 
-GATED = ("safety", "correctness", "efficiency")
+PAGE = 200  # runs that are read at once
 
 
 def object_at(place: str, what: str) -> Any:
@@ -132,12 +132,15 @@ def the_one(names: Sequence[str], name: str | None) -> str:
 
 
 def recordings_in(
-    log: Log, registry: Registry, *, labels: Mapping[str, str], **filters: Any
+    log: Log, registry: Registry, *, labels: Mapping[str, str], limit: int, **filters: Any
 ) -> tuple[list[Recording], list[tuple[str, str]]]:
-    """The recorded runs that can be replayed, newest first, and (run id, why not) of the others that match."""
+    """The newest `limit` recorded runs that can be replayed, newest first, and (run id, why not) of the others that
+    match and were met on the way. Reads on until there are as many, or no more."""
     found: list[Recording] = []
     left_out: list[tuple[str, str]] = []
-    for row in log.runs(labels=labels, **filters):
+    for row in _rows(log, labels=labels, **filters):
+        if len(found) == limit:
+            break
         why_not = _why_not(row, registry, labels)
         if not why_not:
             result = Result.from_events(row.run_id, log.events(row.run_id))
@@ -148,6 +151,22 @@ def recordings_in(
             why_not = "it ended before it had begun"
         left_out.append((row.run_id, why_not))
     return found, left_out
+
+
+def _rows(log: Log, *, until: float | None, **filters: Any) -> Iterator[RunRow]:
+    """All runs that match, newest first, read page by page; a run that begins meanwhile is not among them."""
+    size, seen = PAGE, set[str]()  # of the moment at which the last page ended
+    while True:
+        page = log.runs(until=until, limit=size, **filters)
+        fresh = [row for row in page if row.run_id not in seen]
+        yield from fresh
+        if len(page) < size:
+            return
+        # The next page begins with the moment at which this one ended: others of it may not have had room. A
+        # microsecond is what Postgres tells apart.
+        until = page[-1].created_at + 1e-6
+        seen = {row.run_id for row in page if row.created_at < until}
+        size = max(PAGE, 2 * len(seen))  # also where one moment fills a page
 
 
 def _why_not(row: RunRow, registry: Registry, labels: Mapping[str, str]) -> str | None:

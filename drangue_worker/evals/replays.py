@@ -15,6 +15,7 @@ from typing import Any
 from drangue_client.budget import Prices, checked_prices
 from drangue_client.checks import count, number, shown
 from drangue_client.result import Result
+from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.evals.checks import within_steps, within_tokens
@@ -24,6 +25,7 @@ from drangue_worker.evals.rerun import Rerun, Stub
 from drangue_worker.evals.run import Tell, graded, reported
 from drangue_worker.evals.scenario import Check, Scenario, tokens_used
 from drangue_worker.evals.score import EvalReport, RunGrade
+from drangue_worker.observability.tracers import Tracer
 from drangue_worker.registry import OneAgent, Registry
 
 TOLERANCE = 0.2
@@ -71,11 +73,13 @@ class Replay:
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
     """What came of replaying: the `report` of the replays, a scenario per recorded run; the `baseline`, which is the
-    profile of the records themselves under the same checks; and all replays side by side, in the report's order."""
+    profile of the records themselves under the same checks; all replays side by side, in the report's order; and the
+    `records`' own report, of which the baseline is the profile."""
 
     report: EvalReport
     baseline: dict[str, Any]
     replays: tuple[Replay, ...]
+    records: EvalReport
 
 
 def same_calls(recorded: Result) -> Check:
@@ -99,6 +103,8 @@ async def replay(
     concurrency: int = 4,
     timeout_s: float | None = None,
     tell: Tell | None = None,
+    settings: Settings | None = None,
+    tracer: Tracer | None = None,
 ) -> ReplayReport:
     """Replay recorded runs, `runs` times each, with `agent`: an Agent, or a Registry that has each recording's agent.
 
@@ -109,7 +115,8 @@ async def replay(
     Correctness is `same_calls`, or `checks` in its place: a list, or a function that gives one for a recorded result.
     Efficiency is within `tolerance` (0.2 is a fifth) of the recorded steps and tokens. `prices` (as in Budget) hold for
     both sides; else a record is priced by what its run was started with, a replay first by what the agent has today.
-    `timeout_s` limits one replay, `tell` is given each grade as it is made.
+    `timeout_s` limits one replay, `tell` is given each grade as it is made. `settings` and `tracer` are those of any
+    run in one process; by default the settings are plain and nothing is traced.
 
     The baseline has no noise: the records are what is compared with, and no sample of it. Raises TypeError or
     ValueError for arguments that cannot be used.
@@ -131,7 +138,7 @@ async def replay(
         scenario = Scenario(recording.run_id, recording.inputs[0], [*every, *thrift], runs)
         scenarios.append(scenario)
         for i in range(runs):
-            reruns[f"replay-{n}-{i}"] = Rerun(recording, _blueprint(registry, recording), stub)
+            reruns[f"replay-{n}-{i}"] = Rerun(recording, _blueprint(registry, recording), stub, settings, tracer)
             jobs.append((scenario, f"replay-{n}-{i}"))
     recorded = {recording.run_id: recording.result for recording in recordings}
     records = await graded([(one, one.name) for one in scenarios], lambda job: _given(recorded[job[1]]), concurrency)
@@ -145,7 +152,8 @@ async def replay(
     finally:
         log.close()
     once = reported([replace(scenario, runs=1) for scenario in scenarios], records)
-    return ReplayReport(reported(scenarios, grades), once.profile() | {"stderr": {}, "noise": 0.0}, tuple(compared))
+    baseline = once.profile() | {"stderr": {}, "noise": 0.0}
+    return ReplayReport(reported(scenarios, grades), baseline, tuple(compared), once)
 
 
 async def _given(result: Result) -> Result:

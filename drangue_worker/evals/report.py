@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,66 +13,32 @@ from rich.tree import Tree
 
 from drangue_client.console.views import LONG, SHORT, cut, shown
 from drangue_client.events import canonical
-from drangue_worker.evals.gate import GateDecision
+from drangue_worker.evals.evaluation import Evaluation, verdict
+from drangue_worker.evals.gate import GATED, GateDecision
 from drangue_worker.evals.replays import Replay
-from drangue_worker.evals.score import EvalReport, RunGrade, ScenarioResult
+from drangue_worker.evals.score import RunGrade
 
-GATED = ("safety", "correctness", "efficiency")
 SHOWN = 20  # runs that are shown one by one; the JSON has them all
-_VERDICTS = {"passed": "bold green", "blocked": "bold red", "overridden": "bold yellow", "measured": "bold"}
+_VERDICTS = {
+    "passed": "bold green",
+    "blocked": "bold red",
+    "overridden": "bold yellow",
+    "measured": "bold",
+    "unmeasured": "bold red",
+}
 _DIFFERENCES = {
     "missing": "not in the record, and the model was told so",
     "stubbed": "not in the record; the stub answered",
     "runs_now": "was refused then, would run today",
     "asks_now": "waits for a person today, did not then",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """An evaluation that has been made: its `name`, which begins the ids of its runs, the `agents` evaluated, the
-    `report`, and what it is compared with. `baseline` is a profile or None, `baseline_from` says whose.
-
-    `replays` are those of recorded runs, side by side with their records; `left_out` are the recorded runs that were
-    asked for and could not be replayed, as (run id, why not). `warnings` are given beside the gate's.
-    """
-
-    name: str
-    agents: Sequence[str]
-    report: EvalReport
-    baseline: Mapping[str, Any] | None = None
-    baseline_from: str = ""
-    replays: Sequence[Replay] = ()
-    left_out: Sequence[tuple[str, str]] = ()
-    warnings: Sequence[str] = ()
-    profile: Mapping[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "profile", self.report.profile())
-
-    @property
-    def runs(self) -> list[tuple[ScenarioResult, RunGrade]]:
-        """Every run's grade with its scenario, in the report's order."""
-        grades = iter(self.report.runs)
-        return [(result, next(grades)) for result in self.report.results for _ in range(result.runs)]
-
-    @property
-    def failed(self) -> int:
-        """How many runs failed."""
-        return sum(result.failed for result in self.report.results)
-
-
-def verdict(decision: GateDecision | None) -> str:
-    """`passed`, `blocked` or `overridden`; `measured` where there was nothing to compare with."""
-    if decision is None:
-        return "measured"
-    return "overridden" if decision.overridden else "passed" if decision.passed else "blocked"
+_SAME = 3  # the rank of a replay that is its record again
 
 
 def as_json(evaluation: Evaluation, decision: GateDecision | None) -> dict[str, Any]:
     """All there is to know, for another program."""
     document = {
-        "verdict": verdict(decision),
+        "verdict": verdict(evaluation, decision),
         "evaluation": evaluation.name,
         "agents": list(evaluation.agents),
         "decision": decision.to_record() if decision else None,
@@ -83,7 +49,15 @@ def as_json(evaluation: Evaluation, decision: GateDecision | None) -> dict[str, 
         "runs": [{"scenario": result.name, **asdict(grade)} for result, grade in evaluation.runs],
     }
     if evaluation.replays or evaluation.left_out:
-        document["replays"] = [{**asdict(one), "same_answer": one.same_answer} for one in evaluation.replays]
+        document["replays"] = [
+            {
+                **asdict(one),
+                "same_answer": one.same_answer,
+                "failed_checks": list(grade.failed_checks),
+                "errors": list(grade.errors),
+            }
+            for one, grade in zip(evaluation.replays, evaluation.report.runs, strict=True)
+        ]
         document["left_out"] = [{"run_id": run_id, "why": why} for run_id, why in evaluation.left_out]
     return document
 
@@ -102,9 +76,10 @@ def view(evaluation: Evaluation, decision: GateDecision | None) -> RenderableTyp
     """The report for a person: how it stands against the baseline, each scenario, what went wrong, the verdict."""
     parts: list[RenderableType] = [_head(evaluation), _profile_table(evaluation), Text()]
     parts.append(_replay_table(evaluation.replays) if evaluation.replays else _scenario_table(evaluation))
-    bad = _differing(evaluation.replays) if evaluation.replays else _failures(evaluation)
+    bad = _differing(evaluation) if evaluation.replays else _failures(evaluation)
     parts += [Text(), *bad] if bad else []
-    parts += [Text(shown(f"left out: {run_id} ({why})")) for run_id, why in evaluation.left_out]
+    parts += [Text(shown(f"left out: {run_id} ({why})")) for run_id, why in evaluation.left_out[:SHOWN]]
+    parts += _more(len(evaluation.left_out), "left out")
     return Group(*parts, Text(), _verdict(evaluation, decision))
 
 
@@ -168,22 +143,31 @@ def _failures(evaluation: Evaluation) -> list[RenderableType]:
     found: list[RenderableType] = []
     for first, *others in list(alike.values())[:SHOWN]:
         tree = Tree(Text(f"{first.run_id}, and {len(others)} like it" if others else first.run_id))
-        for name in first.failed_checks if first.steps is not None else ():
-            tree.add(Text(f"not: {cut(name, LONG)}", style="red"))
-        for error in first.errors:
-            tree.add(Text(cut(error, LONG), style="red"))
+        _add_failings(tree, first)
         if first.output is not None:
             tree.add(Text(f"said: {cut(first.output, LONG)}", style="dim"))
         found.append(tree)
     return [*found, *_more(len(alike))]
 
 
-def _differing(replays: Sequence[Replay]) -> list[RenderableType]:
-    """The replays that parted from their records, side by side."""
-    bad = [one for one in replays if not (one.same_calls and one.same_answer) or one.differences or one.error]
+def _add_failings(tree: Tree, grade: RunGrade) -> None:
+    """The checks that said no, unless the run itself failed and so all of them; and what was raised."""
+    for name in grade.failed_checks if grade.steps is not None else ():
+        tree.add(Text(f"not: {cut(name, LONG)}", style="red"))
+    for error in grade.errors:
+        tree.add(Text(cut(error, LONG), style="red"))
+
+
+def _differing(evaluation: Evaluation) -> list[RenderableType]:
+    """The replays that failed or parted from their records, side by side: what failed first, what only says something
+    else last."""
+    graded = zip(evaluation.replays, evaluation.report.runs, strict=True)
+    ranked = sorted(((_rank(*one), n, one) for n, one in enumerate(graded)), key=lambda entry: entry[:2])
+    bad = [one for rank, _, one in ranked if rank < _SAME]
     found: list[RenderableType] = []
-    for one in bad[:SHOWN]:
+    for one, grade in bad[:SHOWN]:
         tree = Tree(Text(one.run_id))
+        _add_failings(tree, grade)
         if not one.same_calls:
             tree.add(Text(f"called then: {cut(', '.join(one.recorded.tools) or 'nothing', LONG)}"))
             tree.add(Text(f"called now:  {cut(', '.join(one.replayed.tools) or 'nothing', LONG)}"))
@@ -193,26 +177,35 @@ def _differing(replays: Sequence[Replay]) -> list[RenderableType]:
         if not one.same_answer:
             tree.add(Text(f"said then: {cut(one.recorded.answer, LONG)}", style="dim"))
             tree.add(Text(f"said now:  {cut(one.replayed.answer, LONG)}", style="dim"))
-        if one.error:
-            tree.add(Text(cut(one.error, LONG), style="red"))
         found.append(tree)
     return [*found, *_more(len(bad))]
 
 
-def _more(number: int) -> list[Text]:
-    return [Text(f"and {number - SHOWN} more; --json has them all")] if number > SHOWN else []
+def _rank(replay: Replay, grade: RunGrade) -> int:
+    """How soon somebody who looks for the reason of a block wants to see it."""
+    if grade.failed_checks or grade.errors:
+        return 0
+    if not replay.same_calls or replay.differences:
+        return 1
+    return _SAME if replay.same_answer else 2
+
+
+def _more(number: int, what: str = "") -> list[Text]:
+    left = number - SHOWN
+    return [Text(f"and {left} more{f' {what}' if what else ''}; --json has them all")] if left > 0 else []
 
 
 def _verdict(evaluation: Evaluation, decision: GateDecision | None) -> RenderableType:
-    word = verdict(decision)
+    word = verdict(evaluation, decision)
     against = shown(f" against {evaluation.baseline_from}") if evaluation.baseline_from else ""
     line = Text.assemble((word.upper(), _VERDICTS[word]), against)
     if decision is None:
-        return line.append("; there is no baseline to compare with: pass --baseline, or keep this one with --save")
-    if decision.overridden:
+        line.append("; there is no baseline to compare with: pass --baseline, or keep this one with --save")
+    elif decision.overridden:
         line.append(shown(f" by {decision.overridden_by or 'somebody'}: {decision.override_reason}"))
-    blocks = [Text(shown(f"  blocks: {reason}"), style="red") for reason in decision.blocks]
-    return Group(line, *blocks, *(Text(shown(f"  warns: {reason}"), style="yellow") for reason in decision.warnings))
+    blocks = [Text(shown(f"  blocks: {reason}"), style="red") for reason in decision.blocks] if decision else []
+    warnings = decision.warnings if decision else evaluation.warnings
+    return Group(line, *blocks, *(Text(shown(f"  warns: {reason}"), style="yellow") for reason in warnings))
 
 
 def _table(*columns: str) -> Table:

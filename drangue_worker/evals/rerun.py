@@ -13,6 +13,7 @@ from typing import Any
 
 from drangue_client.outcomes import failure
 from drangue_client.result import Result
+from drangue_client.settings import Settings
 from drangue_client.store.port import Log
 from drangue_client.verdicts import record_verdict
 from drangue_worker.blueprint import Blueprint
@@ -21,6 +22,7 @@ from drangue_worker.engine.runtime import Runtime
 from drangue_worker.evals.places import runtime_of
 from drangue_worker.evals.recording import Answers, Recording
 from drangue_worker.memory import MemoryItem
+from drangue_worker.observability.tracers import Tracer
 from drangue_worker.tools.invoke import either
 from drangue_worker.tools.schema import Signature
 from drangue_worker.tools.tool import Tool, ToolPolicy
@@ -31,11 +33,22 @@ MISSING = "the record of the run that is being replayed has no result for this c
 
 
 class Rerun:
-    """A replay of `recording` by the agent of `blueprint`. `stub(tool, arguments)`, which may be async, gives what a
-    tool would have returned where the record has no result; without one the model is told that there is none."""
+    """A replay of `recording` by the agent of `blueprint`, under `settings` and traced by `tracer`.
 
-    def __init__(self, recording: Recording, blueprint: Blueprint, stub: Stub | None = None) -> None:
+    `stub(tool, arguments)`, which may be async, gives what a tool would have returned where the record has no result;
+    without one the model is told that there is none.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        blueprint: Blueprint,
+        stub: Stub | None = None,
+        settings: Settings | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.recording = recording
+        self._settings, self._tracer = settings, tracer
         self.answers = Answers(recording)
         self._stub = stub
         guards = blueprint.guardrails
@@ -50,7 +63,7 @@ class Rerun:
 
     async def run(self, log: Log, run_id: str) -> Result:
         """Do the run again, turn by turn as far as it goes; its log is written to `log` as `run_id`."""
-        runtime = runtime_of(self.blueprint, log)
+        runtime = runtime_of(self.blueprint, log, self._settings, self._tracer)
         try:
             for number, text in enumerate(self.recording.inputs):
                 schema = self.recording.output_schema if number == 0 else None

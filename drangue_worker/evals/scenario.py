@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from drangue_client.budget import Budget
+from drangue_client.budget import Spent
 from drangue_client.checks import count, function, kind, many, shown, text
 from drangue_client.result import Result
 
@@ -21,8 +21,9 @@ class Check:
     """One question put to the result of a run: `fn(result)` is true, or awaits to true, where the run passes.
 
     `dimension` is what it measures. A gate knows `correctness`, `safety` and `efficiency`; others are only reported.
-    `fn` runs on the event loop: what takes long should be awaited. An `fn` that raises counts as a check that failed.
-    Raises TypeError or ValueError naming the argument that cannot be used.
+    An `fn` that is not async runs in a thread of its own. One that raises AssertionError says no; one that raises
+    anything else, or cancels itself, passes nothing either and measures nothing: let it return False for an output that
+    it cannot read. Raises TypeError or ValueError naming the argument that cannot be used.
     """
 
     dimension: str
@@ -88,5 +89,10 @@ def tools_called(result: Result) -> list[str]:
 
 
 def tokens_used(result: Result) -> int:
-    """Input, output and cached tokens of all model calls: counted as a budget counts them, so that limits compare."""
-    return Budget().tokens(result.events)
+    """Input, output and cached tokens of all model calls that answered. What a hard budget sets aside for answers that
+    never came is no use that anybody made, and not counted."""
+    total = Spent()
+    for event in result.events:
+        if event.type == "model_decision":
+            total = total.plus(event.payload.get("usage"), None, None)
+    return total.tokens

@@ -7,6 +7,7 @@ profile is good enough is the gate's business.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev, pvariance
@@ -21,7 +22,8 @@ class RunGrade:
 
     `steps` and `tokens` are None for a run that failed: it was cut short, and would make its agent look thrifty.
     `errors` says what was raised, by the run itself or by a check. `output` is what the run came to, for whoever looks
-    into a bad grade; two grades are equal whatever was said.
+    into a bad grade; two grades are equal whatever was said. `unmeasured` are the dimensions that did not pass only
+    because a check raised, {dimension: what it raised}: nobody has said that they are bad.
     """
 
     run_id: str
@@ -31,6 +33,7 @@ class RunGrade:
     tokens: int | None = None
     errors: tuple[str, ...] = ()
     output: str | None = field(default=None, compare=False, repr=False)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,14 @@ class EvalReport:
         """{run id: what was raised in it}, for the runs in which anything was."""
         return {grade.run_id: grade.errors for grade in self.runs if grade.errors}
 
+    @property
+    def unmeasured(self) -> dict[str, int]:
+        """{dimension: how many runs could not be graded in it, since a check raised}; empty is good.
+
+        A profile counts them as not passed. Kept as a baseline, it would let worse agents through from then on.
+        """
+        return dict(Counter(dimension for grade in self.runs for dimension in grade.unmeasured))
+
     def profile(self) -> dict[str, Any]:
         """The evaluation in numbers, as plain JSON: keep it with a release, and let a gate compare it with the next.
 
@@ -121,7 +132,8 @@ class EvalReport:
                           variance; where every scenario has as many runs it is the deviation over all runs.
                           stdev_tokens likewise
 
-        Scenarios whose every run failed have no steps and no tokens and are left out of those averages.
+        Scenarios whose every run failed have no steps and no tokens and are left out of those averages. Look at
+        `unmeasured` before you keep it.
         """
         dimensions = {d: None for result in self.results for d in result.dimensions if result.measures(d)}
         measuring = {d: [result for result in self.results if result.measures(d)] for d in dimensions}

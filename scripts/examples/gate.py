@@ -68,11 +68,13 @@ async def main():
     worse = gate.evaluate(production, await measured("Be quick.", runs=20))
     show("a quick prompt", worse)
 
-    passed = worse.override(
-        "odd orders are gone since Monday", by="ann", record=lambda record: audit.write_text(json.dumps(record))
-    )
-    show("the quick prompt, overridden", passed)
-    print("on record:", {key: json.loads(audit.read_text())[key] for key in ("overridden_by", "override_reason")})
+    def append(record):
+        with audit.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    show("the quick prompt, overridden", worse.override("odd orders are gone since Monday", by="ann", record=append))
+    for record in map(json.loads, audit.read_text().splitlines()):
+        print("on record:", {key: record[key] for key in ("overridden_by", "override_reason")})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,30 @@ import pytest
 from tests.acceptance.shell import PATIENCE_S, Done, drangue
 from tests.kit.newcomer import ALL, Project, made_in
 
+DOWN = """
+import os
+
+from drangue_worker import Scenario, forbids_tool, judged
+
+
+class Judge:
+    async def yes_no(self, question):
+        if os.environ.get("JUDGE") != "up":
+            raise ConnectionError("the judge is away")
+        return True
+
+
+scenarios = [Scenario("order 8", "Where is order 8?", [judged(Judge(), "polite"), forbids_tool("wire")])]
+"""
+MIXED = """
+from drangue_worker import Scenario, within_steps
+from evals.scenarios import CHECKS
+
+good = [Scenario("order 8", "Where is order 8?", CHECKS)]
+unseen = [*good, Scenario("bare", "Where is order 13?")]
+seen = [*good, Scenario("broken", "Where is order 13?", [within_steps(9)])]
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
@@ -95,6 +119,51 @@ class TestGate:
         assert lost.code == 1
         assert "every run failed, so nothing was measured; the first: PermanentError: BadRequestError" in lost.out
         assert not (project.folder / "baseline.json").exists()
+
+    def test_a_judge_that_is_down_is_no_verdict_and_no_baseline(self, project: Project) -> None:
+        """Kept, its 0.0 would let every agent pass from then on; compared, it would read as a worse agent."""
+        (project.folder / "evals" / "judged.py").write_text(DOWN)
+        options = ("evals.judged:scenarios", "--save", "baseline.json")
+        first = project(*options)
+        assert (first.code, first.err) == (
+            2,
+            "baseline.json was not written: what could not be measured is no baseline\n",
+        )
+        assert "UNMEASURED" in first.out
+        assert "  blocks: correctness could not be measured: a check raised in 1 of 1 runs; the first: " in first.out
+        assert "check 'judged: polite': ConnectionError: the judge is away" in first.out
+        assert not (project.folder / "baseline.json").exists()
+        good = project(*options, JUDGE="up")
+        assert good.code == 0
+        kept = project.read("baseline.json")
+        compared = project(*options, "--baseline", "baseline.json")
+        assert compared.code == 2
+        assert "UNMEASURED against baseline.json" in compared.out
+        assert "regressed" not in compared.out
+        override = ("--override", "the judge is away", "--record", "overrides.jsonl")
+        let_pass = project(*options, "--baseline", "baseline.json", *override)
+        assert let_pass.code == 0
+        assert "what could not be measured is no baseline" in let_pass.err
+        assert project.read("baseline.json") == kept
+        assert len((project.folder / "overrides.jsonl").read_text().splitlines()) == 1
+
+    def test_a_scenario_that_cannot_be_run_at_all_does_not_pass_unseen(self, project: Project) -> None:
+        """Without a check no rate tells of it; among many scenarios a rate hardly does."""
+        (project.folder / "evals" / "mixed.py").write_text(MIXED)
+        unseen = project("evals.mixed:unseen", "--save", "baseline.json")
+        assert unseen.code == 1
+        assert "blocks: scenario 'bare' has no check that the gate looks at, and 1 of 1 runs failed" in unseen.out
+        assert "order 13 broke the model" in unseen.out
+        assert not (project.folder / "baseline.json").exists()
+        seen = project("evals.mixed:seen")
+        assert seen.code == 0
+        assert "  warns: every run of scenario 'broken' failed; the first: PermanentError" in seen.out
+
+    def test_settings_and_the_tracer_hold_in_an_evaluation_too(self, project: Project) -> None:
+        """The trace goes to standard error: the report has the output to itself."""
+        traced = project(ALL, "--json", DRANGUE_TRACER="console")
+        assert (traced.code, traced.json["verdict"]) == (0, "measured")
+        assert "order_status(order=7)" in traced.err
 
     def test_other_scenarios_than_the_baselines_are_warned_of(self, project: Project) -> None:
         """Rates of different things are compared."""

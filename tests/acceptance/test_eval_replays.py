@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from drangue_worker.evals import Gate
+from drangue_worker.evals.score import agresti_coull
 from tests.acceptance.shell import Console, Done, run
 from tests.kit.fleet import ROOT
 from tests.kit.newcomer import Project, made_in
@@ -88,6 +90,15 @@ class TestReplay:
 
 
 class TestWorkflow:
+    @pytest.mark.parametrize("name", ["README.md", "ops/eval-workflow.yml"])
+    def test_the_runs_that_are_shown_are_enough(self, name: str) -> None:
+        """Whoever copies them gets no warning that they prove too little, even with a single scenario."""
+        shown = [int(number) for number in re.findall(r"runs[= ](\d+)", (ROOT / name).read_text())]
+        assert shown
+        assert all(agresti_coull(runs, runs) <= Gate().correctness_max_drop for runs in shown)
+        assert agresti_coull(30, 30) == pytest.approx(0.04, abs=0.0005)
+        assert agresti_coull(20, 20) == pytest.approx(0.056, abs=0.0005)
+
     def test_every_command_of_the_example_runs(self, tmp_path: Path, database_url: str) -> None:
         """It is copied by people who have not read anything else; in the order in which they need it."""
         lines = re.findall(r"run: (drangue .*)", (ROOT / "ops" / "eval-workflow.yml").read_text())

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from drangue_client.errors import PermanentError
 from drangue_client.messages import ModelResponse
+from drangue_client.settings import Settings
 from drangue_worker import Agent, Autonomy, InMemoryStore, tool
 from drangue_worker.evals import (
+    Check,
     EvalReport,
     Gate,
     Judge,
+    Recording,
     Scenario,
     evaluate,
     forbids_tool,
     judged,
     output_contains,
+    replay,
     scenario_from_result,
     tools_called,
     within_steps,
     within_tokens,
 )
-from drangue_worker.testing import FakeModel
+from drangue_worker.evals.places import InProcess
+from drangue_worker.testing import FakeModel, RecordingTracer
 
 
 @tool
@@ -109,6 +116,74 @@ def test_the_runs_are_real_ones_in_the_store(store: InMemoryStore) -> None:
     assert {row.run_id for row in store.runs()} == {"pr-12-odd-0", "pr-12-odd-1", "pr-12-even-0", "pr-12-even-1"}
     assert {row.status for row in store.runs()} == {"completed"}
     assert [event.type for event in store.events("pr-12-even-0")] == ["run_started", "model_decision", "run_finished"]
+
+
+def test_the_runs_are_told_from_productions(store: InMemoryStore) -> None:
+    """They share a store with it, and must not be replayed as what people asked."""
+    run(agent_of(store, CAREFUL), *scenarios(1), run_id_prefix="pr-12")
+    place = InProcess(agent_of(store, CAREFUL).blueprint, store=store, label="pr-13")
+    run(place, *scenarios(1), run_id_prefix="pr-13")
+    assert {row.run_id for row in store.runs(labels={"eval": "pr-12"})} == {"pr-12-odd-0", "pr-12-even-0"}
+    assert {row.run_id for row in store.runs(labels={"eval": "pr-13"})} == {"pr-13-odd-0", "pr-13-even-0"}
+
+
+def test_an_agent_with_a_run_of_its_own_is_asked_to_make_it(store: InMemoryStore) -> None:
+    """What is evaluated is what production calls, also where that is a subclass, or patched."""
+
+    class Polite(Agent):
+        async def run(self, input: str | None = None, **given: Any) -> Any:
+            return await super().run(f"Please: {input}", **given)
+
+    polite = Polite(clerk(), [order_status, wire], CAREFUL, store=store)
+    patched = agent_of(store, CAREFUL)
+    patched.run = polite.run  # type: ignore[method-assign]
+    for name, agent in (("subclass", polite), ("patched", patched)):
+        run(agent, *scenarios(1), run_id_prefix=name)
+        assert store.look(f"{name}-odd-0").row.input == "Please: Where is order 7"
+
+
+class Hanging(FakeModel):
+    async def generate(self, **given: Any) -> ModelResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def test_the_settings_and_the_tracer_that_are_given_hold() -> None:
+    """A model call may take as long as the settings say, and is traced as in production."""
+    settings = replace(Settings(), call_timeout_s=0.05)
+    spans = RecordingTracer()
+    blueprint = Agent(Hanging(), name="slow", model_retries=0).blueprint
+    with closing(InMemoryStore()) as store:
+        place = InProcess(blueprint, store=store, settings=settings, tracer=spans)
+        report = run(place, Scenario("a", "x", [within_steps(1)]))
+        assert report.errors == {"eval-a-0": ("TransientError: no answer within 0.05 s",)}
+        assert "model" in [name for name, _ in spans.spans]
+
+
+def test_replays_go_by_the_settings_and_the_tracer_too(store: InMemoryStore) -> None:
+    """As any run in one process."""
+    recorded = Recording(agent_of(store, CAREFUL).run_sync("Where is order 7", run_id="r"))
+    settings, spans = replace(Settings(), call_timeout_s=0.05), RecordingTracer()
+    made = asyncio.run(replay(Agent(Hanging(), model_retries=0), [recorded], settings=settings, tracer=spans))
+    assert made.replays[0].error == "TransientError: no answer within 0.05 s"
+    assert "model" in [name for name, _ in spans.spans]
+
+
+def test_records_whose_checks_raise_are_known(store: InMemoryStore) -> None:
+    """They are the baseline, and a judge that was down when they were graded would open the gate."""
+    recorded = Recording(agent_of(store, CAREFUL).run_sync("Where is order 7", run_id="r"))
+    asked: list[str] = []
+
+    def down_at_first(result: Any) -> bool:
+        asked.append(result.run_id)
+        if len(asked) == 1:
+            raise ConnectionError("gone")
+        return False
+
+    checks = [Check("correctness", "judge", down_at_first)]
+    made = asyncio.run(replay(agent_of(store, CAREFUL), [recorded], checks=checks))
+    assert (made.baseline["correctness"], made.records.unmeasured) == (0.0, {"correctness": 1})
+    assert made.report.unmeasured == {}
 
 
 def test_few_runs_warn_that_they_prove_little(store: InMemoryStore) -> None:

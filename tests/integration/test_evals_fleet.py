@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drangue_client.store.log import SqlLog
-from drangue_worker import AgentRegistry, Scenario, evaluate, forbids_tool, output_contains, within_steps
+from drangue_worker import AgentRegistry, Check, Scenario, evaluate, forbids_tool, output_contains, within_steps
 from drangue_worker.evals import Gate, OnFleet, Recording, replay
 from drangue_worker.evals.loading import recordings_in
 from drangue_worker.testing.provider import ProviderCall, Reply
@@ -75,7 +75,9 @@ def test_the_command_evaluates_on_the_fleet(make_fleet: Any, tmp_path: Path) -> 
     fleet.start("model-1", "tool-1")
     assert "Name one with --agent; there are: careful, tester" in console(*asked).one_line()
     done = console(*asked, "--agent", "tester", "--prefix", "pr-13")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (1, "")
+    (block,) = done.json["decision"]["blocks"]
+    assert block.startswith("scenario 'break' has no check that the gate looks at, and 2 of 2 runs failed; the first: ")
     assert [(one["name"], one["runs"], one["failed"]) for one in done.json["scenarios"]] == [
         ("note", 2, 0),
         ("break", 2, 2),
@@ -89,12 +91,31 @@ def test_the_command_evaluates_on_the_fleet(make_fleet: Any, tmp_path: Path) -> 
 
 
 def test_a_run_that_takes_too_long_is_a_failed_run(make_fleet: Any) -> None:
-    """It goes on; the evaluation does not wait for it."""
+    """And is cancelled: nobody waits for it, and what it would still do nobody has asked for."""
     fleet = make_fleet(script)
     fleet.start("model-1")
     report = asyncio.run(evaluate(on(fleet, timeout_s=0.5), [Scenario("slow", "hang", [within_steps(1)])]))
     assert report.results[0].failed == 1
-    assert report.errors["eval-slow-0"][0].startswith("WaitTimeout: run 'eval-slow-0' is still")
+    assert report.errors["eval-slow-0"] == ("TimeoutError: no answer within 0.5 s; the run was cancelled",)
+    assert fleet.client.get("eval-slow-0").status == "cancelled"
+    (cancelled,) = [event for event in fleet.client.events("eval-slow-0") if event.type == "run_cancelled"]
+    assert (cancelled.payload["by"], "0.5 s" in cancelled.payload["reason"]) == ("eval", True)
+
+
+def test_a_run_that_waits_for_a_person_is_taken_out_of_the_inbox(make_fleet: Any) -> None:
+    """It is graded as it stood; nobody shall approve for real what was asked for as a test."""
+    fleet = make_fleet(script)
+    fleet.start("model-1", "tool-1")
+    waits = Check("safety", "asks first", lambda result: result.status == "paused" and bool(result.pending_approvals))
+    place = OnFleet(fleet.client, "careful", label="pr-12")
+    report = asyncio.run(evaluate(place, [Scenario("pay", "wire", [waits], runs=2)]))
+    assert (report.results[0].dimensions, report.errors) == ({"safety": (2, 2)}, {})
+    assert {row.run_id: row.status for row in fleet.client.runs()} == {
+        "eval-pay-0": "cancelled",
+        "eval-pay-1": "cancelled",
+    }
+    assert fleet.client.pending_approvals() == []
+    assert fleet.effects() == []
 
 
 def recordings(fleet: Fleet, **filters: Any) -> tuple[list[Recording], list[tuple[str, str]]]:
@@ -164,4 +185,4 @@ def test_the_filters_say_which_runs_are_replayed(make_fleet: Any) -> None:
     ]
     asked_for = recordings(fleet, labels={"eval": "pr-12"}, agent="careful")
     assert asked_for == ([], [("b", "it ended before it had begun")])
-    assert recordings(fleet, limit=1)[1] == [("e", "it ended before it had begun")]
+    assert len(recordings(fleet, limit=1)[1]) == 5  # none of which counts towards the limit

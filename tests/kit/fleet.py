@@ -106,7 +106,9 @@ class Fleet:
 
     def held_by(self, child: Child) -> int:
         """How many steps a worker holds right now."""
-        return int(self.execute("select count(*) from steps where worker like %s", f"%/{child.process.pid}%")[0][0])
+        own, of_children = f"%/{child.process.pid}", f"%/{child.process.pid}.%"
+        query = "select count(*) from steps where worker like %s or worker like %s"
+        return int(self.execute(query, own, of_children)[0][0])
 
     def execute(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database, past the system under test."""

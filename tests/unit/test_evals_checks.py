@@ -19,6 +19,7 @@ from drangue_worker.evals import (
     within_steps,
     within_tokens,
 )
+from drangue_worker.evals.scenario import tokens_used
 from tests.unit.made_logs import asked, decided, finished, log_of, result, started
 
 
@@ -153,3 +154,9 @@ def test_a_check_that_could_not_fail_or_not_pass_is_refused(
     """It would be green, or red, for the wrong reason."""
     with pytest.raises(error, match=message):
         make()
+
+
+def test_tokens_set_aside_for_lost_answers_were_used_by_nobody() -> None:
+    """One lost connection under a hard budget would fail an efficient agent."""
+    log = log_of(started(), decided(1, text="x", usage={"input_tokens": 10}, lost={"tokens": 9000, "usd": 1.0}))
+    assert tokens_used(Result.from_events("r", log)) == 10

@@ -11,12 +11,16 @@ import pytest
 
 from drangue_client.errors import DrangueError, NoCredentials
 from drangue_client.settings import Settings
-from drangue_worker.evals import EvalReport, ScenarioResult
-from drangue_worker.evals.command import Options, check, decide, run_eval
+from drangue_worker.evals import EvalReport, ScenarioResult, command
+from drangue_worker.evals.command import run_eval
+from drangue_worker.evals.evaluation import Evaluation, decide, no_baseline, verdict
 from drangue_worker.evals.loading import agent_named, agents_of, baseline_at, prices_at, the_one
-from drangue_worker.evals.report import Evaluation, as_json, to_keep, verdict
+from drangue_worker.evals.options import Options, check
+from drangue_worker.evals.report import as_json, to_keep
 from drangue_worker.evals.score import RunGrade
+from drangue_worker.observability.tracers import ConsoleTracer
 
+RAISED = "check 'judged': OSError: gone"
 GOOD = {"correctness": 1.0, "safety": 1.0, "stderr": {}, "noise": 0.0}
 
 
@@ -40,6 +44,21 @@ def graded(passed: int, runs: int = 4, failed: int = 0, name: str = "refund") ->
         for n in range(runs)
     ]
     return EvalReport([ScenarioResult.of(name, grades)], grades)
+
+
+def raising(runs: int = 4, **dimensions: int) -> EvalReport:
+    """A scenario, safe in no run, of which a check raised in so many runs for each of these dimensions."""
+    grades = [
+        RunGrade(
+            f"e-judged-{n}",
+            {"safety": False, **{name: n >= many for name, many in dimensions.items()}},
+            steps=2,
+            tokens=30,
+            unmeasured={name: RAISED for name, many in dimensions.items() if n < many},
+        )
+        for n in range(runs)
+    ]
+    return EvalReport([ScenarioResult.of("judged", grades)], grades)
 
 
 def evaluation(report: EvalReport, **given: Any) -> Evaluation:
@@ -83,19 +102,21 @@ class TestOptions:
 class TestDecision:
     def test_without_a_baseline_there_is_none(self) -> None:
         """The first evaluation of all measures."""
-        assert decide(evaluation(graded(2))) is None
-        assert verdict(None) == "measured"
+        made = evaluation(graded(2))
+        assert decide(made) is None
+        assert verdict(made, None) == "measured"
 
     def test_the_gate_decides(self) -> None:
         """4 of 4 against 1.0 passes, 3 of 4 is a drop of 0.25."""
-        passed, blocked = (decide(evaluation(graded(n), baseline={"correctness": 1.0})) for n in (4, 3))
+        made = evaluation(graded(3), baseline={"correctness": 1.0})
+        passed, blocked = decide(evaluation(graded(4), baseline={"correctness": 1.0})), decide(made)
         assert passed is not None
         assert blocked is not None
-        assert (verdict(passed), verdict(blocked)) == ("passed", "blocked")
+        assert (verdict(made, passed), verdict(made, blocked)) == ("passed", "blocked")
         assert blocked.blocks == [
             "correctness regressed by 0.25: from 1.000 to 0.750, more than the 0.05 it may.",
         ]
-        assert verdict(blocked.override("urgent")) == "overridden"
+        assert verdict(made, blocked.override("urgent")) == "overridden"
 
     def test_other_scenarios_than_the_baselines_are_warned_of(self) -> None:
         """A rate that rose because its worst scenario is gone has not risen."""
@@ -116,6 +137,67 @@ class TestDecision:
         ]
         one_left = decide(evaluation(graded(0, failed=3), baseline=baseline))
         assert one_left is None or one_left.passed
+
+    @pytest.mark.parametrize("baseline", [None, {"correctness": 1.0}, {"correctness": 0.0}])
+    def test_what_a_raising_check_was_to_measure_is_not_measured(self, baseline: dict[str, Any] | None) -> None:
+        """A judge that is down is no worse agent, and as a baseline it would let everything pass for ever."""
+        made = evaluation(raising(correctness=3), baseline=baseline)
+        decision = decide(made)
+        assert decision is not None
+        assert decision.blocks == [
+            f"correctness could not be measured: a check raised in 3 of 4 runs; the first: {RAISED}",
+        ]
+        assert verdict(made, decision) == "unmeasured"
+        assert no_baseline(made, decision) == "what could not be measured"
+        overridden = decision.override("urgent")
+        assert (verdict(made, overridden), no_baseline(made, overridden)) == (
+            "overridden",
+            "what could not be measured",
+        )
+
+    def test_what_is_worse_is_blocked_whatever_else_is_unknown(self) -> None:
+        """A forbidden call is a forbidden call, also while the judge is away."""
+        made = evaluation(raising(correctness=4), baseline={"correctness": 1.0, "safety": 1.0})
+        decision = decide(made)
+        assert decision is not None
+        assert [reason.split()[0] for reason in decision.blocks] == ["safety", "correctness"]
+        assert verdict(made, decision) == "blocked"
+
+    def test_a_dimension_that_the_gate_does_not_know_may_raise(self) -> None:
+        """It decides nothing."""
+        assert decide(evaluation(raising(tone=4, correctness=0))) is None
+
+    def test_a_record_that_could_not_be_graded_is_no_baseline(self) -> None:
+        """The judge was down while the records were graded: their 0.0 would let any replay pass."""
+        made = evaluation(graded(4), baseline={"correctness": 0.0}, records=raising(correctness=1).runs)
+        decision = decide(made)
+        assert decision is not None
+        assert decision.blocks == [
+            f"correctness could not be measured: a check raised in 1 of 4 records; the first: {RAISED}",
+        ]
+
+    @pytest.mark.parametrize("baseline", [None, GOOD])
+    @pytest.mark.parametrize("dimensions", [{}, {"tone": False}])
+    def test_failed_runs_that_no_rate_tells_of_block(
+        self, dimensions: dict[str, bool], baseline: dict[str, Any] | None
+    ) -> None:
+        """A scenario without checks says nothing but whether it can be run at all."""
+        good = graded(4)
+        lost = [RunGrade(f"e-lost-{n}", dimensions, (), 1 if n else None, 1, () if n else ("busy",)) for n in (0, 1)]
+        report = EvalReport([*good.results, ScenarioResult.of("lost", lost)], [*good.runs, *lost])
+        decision = decide(evaluation(report, baseline=baseline and {"correctness": 1.0}))
+        assert decision is not None
+        assert decision.blocks == [
+            "scenario 'lost' has no check that the gate looks at, and 1 of 2 runs failed; the first: busy",
+        ]
+
+    def test_nothing_measured_is_no_baseline_by_override_either(self) -> None:
+        """Somebody answers for the deploy; nobody can answer for numbers that do not exist."""
+        made = evaluation(graded(0, failed=4))
+        decision = decide(made)
+        assert decision is not None
+        assert no_baseline(made, decision.override("urgent")) == "what could not be measured"
+        assert no_baseline(evaluation(graded(4)), None) == ""
 
 
 class TestBaseline:
@@ -161,6 +243,34 @@ class TestBaseline:
             prices_at(self.kept(tmp_path, {"gpt": {"in": 1.0}}))
         with pytest.raises(DrangueError, match="there is no prices file"):
             prices_at(tmp_path / "none.json")
+
+
+class TestTracer:
+    def test_what_was_traced_is_sent_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process that ends without it loses its last seconds: all of a short evaluation."""
+        flushed: list[Settings] = []
+        monkeypatch.setattr(command, "flush", flushed.append)
+        settings = replace(Settings(), tracer="console")
+
+        def fail() -> None:
+            with command._traced(settings) as tracer:
+                assert isinstance(tracer, ConsoleTracer)
+                assert flushed == []
+                raise OSError("gone")
+
+        with pytest.raises(OSError, match="gone"):
+            fail()
+        assert flushed == [settings]
+
+    def test_a_tracer_that_is_not_installed_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before a model is asked."""
+
+        def missing(settings: Settings) -> None:
+            raise ImportError("install drangue[otel]")
+
+        monkeypatch.setattr(command, "tracer_of", missing)
+        with pytest.raises(DrangueError, match="install"), command._traced(Settings()):
+            raise AssertionError
 
 
 class TestAgents:

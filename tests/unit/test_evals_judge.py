@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drangue_client.errors import TransientError
+from drangue_client.errors import PermanentError, RateLimitError, TransientError
 from drangue_client.messages import ModelResponse
 from drangue_worker.evals import Judge
 from drangue_worker.evals.judge import SYSTEM, fenced, verdict
@@ -86,15 +86,56 @@ def test_a_judge_is_asked_once_strictly_and_without_tools() -> None:
     assert "follow no instruction" in SYSTEM
 
 
-def test_a_judge_that_fails_gives_no_verdict() -> None:
-    """An outage is neither a yes nor a no."""
+class Failing:
+    """Raises what it is given, one error a call, and then answers yes."""
 
-    class Down:
-        async def generate(self, **given: Any) -> ModelResponse:
-            raise TransientError("busy")
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
 
-    with pytest.raises(TransientError, match="busy"):
-        asyncio.run(Judge(Down()).yes_no("Is it polite?"))
+    async def generate(self, **given: Any) -> ModelResponse:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return ModelResponse("YES")
+
+
+def patiently(model: Failing) -> tuple[bool, list[float]]:
+    """What a judge says, and how long it would have waited."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    judge = Judge(model)
+    judge._sleep = sleep
+    return asyncio.run(judge.yes_no("Is it polite?")), waits
+
+
+def test_what_may_pass_soon_is_tried_again() -> None:
+    """One 429 in the middle of a night must not cost a run its correctness; no engine stands behind a judge."""
+    said, waits = patiently(Failing(TransientError("busy"), RateLimitError(retry_after=7), TransientError("busy")))
+    assert said is True
+    assert 0.25 <= waits[0] <= 0.5
+    assert waits[1] == 7.0  # as it was asked to
+    assert 1.0 <= waits[2] <= 2.0
+
+
+def test_a_judge_that_stays_away_gives_no_verdict() -> None:
+    """An outage is neither a yes nor a no, and an evaluation ends."""
+    down = Failing(*(TransientError(f"busy {n}") for n in range(9)))
+    with pytest.raises(TransientError, match="busy 3"):
+        patiently(down)
+    assert down.calls == 4
+
+
+@pytest.mark.parametrize("error", [RateLimitError(retry_after=3600), PermanentError("no such model"), KeyError("x")])
+def test_what_will_not_pass_while_somebody_waits_is_not_tried_again(error: Exception) -> None:
+    """An hour of waiting is an answer too."""
+    away = Failing(error)
+    with pytest.raises(type(error)):
+        patiently(away)
+    assert away.calls == 1
 
 
 def test_a_judge_may_be_named() -> None:

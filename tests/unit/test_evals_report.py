@@ -8,7 +8,8 @@ import json
 from rich.console import Console
 
 from drangue_worker.evals import Account, Difference, EvalReport, Gate, GateDecision, Replay, ScenarioResult
-from drangue_worker.evals.report import SHOWN, Evaluation, as_json, to_keep, view
+from drangue_worker.evals.evaluation import Evaluation
+from drangue_worker.evals.report import SHOWN, as_json, to_keep, view
 from drangue_worker.evals.score import RunGrade
 
 
@@ -113,14 +114,60 @@ def test_replays_stand_beside_their_records() -> None:
         "r1            clerk  other   other  3 -> 2  45 -> 30       0.0001 -> -",
         "",
         "r1",
+        "├── OSError: gone",
         "├── called then: look, wire",
         "├── called now:  wire",
         '├── wire({"amount":500}): not in the record, and the model was told so',
         "├── said then: 5 sent",
-        "├── said now:",
-        "└── OSError: gone",
+        "└── said now:",
         "left out: r3 (it has not ended)",
     ]
+
+
+def test_what_failed_stands_first_and_says_why() -> None:
+    """Whoever looks for the reason of a block finds it, however many replays only say things differently."""
+    reworded = Account("completed", "5 were sent", ("look", "wire"), 3, 45, 0.00012)
+    fewer = Account("completed", "5 sent", ("wire",), 2, 30, 0.00012)
+    raised = RunGrade(
+        "r4", {"correctness": False}, ("judged: polite",), 3, 45, ("check 'judged: polite': OSError: gone",)
+    )
+    same_as = [
+        *[(Replay(f"r{n}", "clerk", THEN, reworded, True), grade(n)) for n in range(SHOWN)],
+        (Replay("other-calls", "clerk", THEN, fewer, False), grade(0)),
+        (Replay("same", "clerk", THEN, THEN, True), grade(0)),
+        (Replay("denied", "clerk", THEN, THEN, True), grade(0, False)),
+        (Replay("raised", "clerk", THEN, reworded, True), raised),
+    ]
+    made = evaluation(*(one for _, one in same_as), replays=[one for one, _ in same_as])
+    shown = lines(made)
+    start = shown.index("denied")
+    assert shown[start : start + 9] == [
+        "denied",
+        "└── not: says so",
+        "raised",
+        "├── not: judged: polite",
+        "├── check 'judged: polite': OSError: gone",
+        "├── said then: 5 sent",
+        "└── said now:  5 were sent",
+        "other-calls",
+        "├── called then: look, wire",
+    ]
+    assert "and 3 more; --json has them all" in shown
+    entry = as_json(made, None)["replays"][-1]
+    assert (entry["failed_checks"], entry["errors"]) == (["judged: polite"], list(raised.errors))
+
+
+def test_a_long_list_of_what_is_left_out_is_cut() -> None:
+    """A fleet that is evaluated every night has thousands of runs that no replay is made of."""
+    free = Account("completed", "hi", (), 1, 15, None)
+    made = evaluation(
+        grade(0),
+        replays=[Replay("r", "clerk", free, free, True)],
+        left_out=[(f"x{n}", "why") for n in range(SHOWN + 2)],
+    )
+    assert sum(line.startswith("left out: ") for line in lines(made)) == SHOWN
+    assert "and 2 more left out; --json has them all" in lines(made)
+    assert len(as_json(made, None)["left_out"]) == SHOWN + 2
 
 
 def test_without_prices_there_is_no_column_for_them() -> None:
@@ -182,6 +229,7 @@ def test_a_program_gets_the_same_and_more() -> None:
         "tokens": 30,
         "errors": [],
         "output": "It was refunded.",
+        "unmeasured": {},
     }
     assert document["scenarios"][0]["dimensions"] == {"correctness": [1, 2], "tone": [2, 2]}
     assert "replays" not in document

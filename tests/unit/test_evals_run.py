@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drangue_client.errors import TransientError
+from drangue_client.errors import TransientError, UnknownRunError
 from drangue_client.events import Event, Fact
 from drangue_client.result import Result
 from drangue_worker.evals import (
@@ -193,12 +193,37 @@ def test_a_check_that_raises_has_failed() -> None:
         forbids_tool("send"),
     ]
     report = run(Scripted(), Scenario("a", "ten", checks))
+    assert report.unmeasured == {"correctness": 1, "tone": 1}
+    assert report.runs[0].unmeasured["tone"] == "check 'odd': TypeError: neither"
     assert report.runs[0].dimensions == {"correctness": False, "tone": False, "safety": True}
     assert report.runs[0].failed_checks == ("a number", "judged: polite", "odd")
     number, judge, odd = report.errors["eval-a-0"]
     assert number.startswith("check 'a number': ValueError: invalid literal")
     assert (judge, odd) == ("check 'judged: polite': TransientError: busy", "check 'odd': TypeError: neither")
     assert report.runs[0].steps == 1  # the run itself was sound
+
+
+def test_existing_runs_are_looked_for_once_and_by_their_rows() -> None:
+    """A hundred whole logs of a database far away is a minute before anything happens."""
+
+    class Stored(Scripted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.looked: list[str] = []
+
+        def look(self, run_id: str) -> None:
+            self.looked.append(run_id)
+            if run_id not in self.logs:
+                raise UnknownRunError(run_id)
+
+        async def load(self, run_id: str) -> list[Event]:
+            raise AssertionError("a whole log was read")
+
+    agent = Stored()
+    run(agent, Scenario("a", "x", runs=3))
+    assert agent.looked == ["eval-a-0", "eval-a-1", "eval-a-2"]
+    with pytest.raises(ValueError, match="'eval-a-0' already exists"):
+        run(agent, Scenario("a", "x", runs=3))
 
 
 def test_each_grade_is_told_as_it_is_made() -> None:
