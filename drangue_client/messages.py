@@ -128,11 +128,11 @@ class _Reading:
                 self.messages.append({"role": "tool", "call_id": call["id"], "name": call["name"], "content": content})
         self.messages += self._notes
         self._calls, self._results, self._true, self._notes = {}, {}, {}, []
-        self._stopped = False
 
     def _let_pass(self) -> None:
         if self._said is not None:
             self.close_decision()
+            self._stopped = False
             self.messages.append(self._said)
             self._said = None
 

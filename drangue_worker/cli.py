@@ -12,7 +12,7 @@ import click
 
 from drangue_client.console.commands import COMMANDS, SECONDS
 from drangue_client.console.filters import run_filters
-from drangue_client.console.shell import UNUSABLE, json_option, run_main, settings_here
+from drangue_client.console.shell import FAILED, OK, UNUSABLE, json_option, run_main, settings_here
 from drangue_client.console.steering import login_name
 from drangue_client.errors import DrangueError, QueueUnavailable, SettingsError
 from drangue_client.settings import Settings
@@ -44,9 +44,7 @@ def drangue() -> None:
 @click.option("--queues", help="Queues to serve, by commas, in place of the pool's own.")
 @click.option("--name", help="Name of this worker among the others.  [default: POOL.PID@HOST]")
 @click.option("--parent", type=int, hidden=True)
-def worker(
-    pool: str | None, concurrency: int | None, queues: str | None, name: str | None, parent: int | None
-) -> int | None:
+def worker(pool: str | None, concurrency: int | None, queues: str | None, name: str | None, parent: int | None) -> int:
     """Work on runs: start the POOL `model` (model calls, coordination, async tools) or `tool` (sync tools).
 
     Without POOL both are started and kept running. SIGTERM lets running steps finish for DRANGUE_DRAIN_GRACE_S seconds,
@@ -69,8 +67,7 @@ def worker(
         for one in POOLS:
             supervisor.start(one, worker_command(one))
         return supervisor.run()
-    _serve(pool, settings, concurrency, wanted, name)
-    return None
+    return _serve(pool, settings, concurrency, wanted, name)
 
 
 def _queues(pool: str, given: str | None, registry: Registry) -> list[str]:
@@ -104,9 +101,10 @@ def _check_servers(settings: Settings) -> None:
         raise QueueUnavailable(unreachable(error)) from error
 
 
-def _serve(pool: str, settings: Settings, concurrency: int | None, queues: list[str], name: str | None) -> None:
-    """Become the Celery worker of a pool; returns when it has been stopped."""
+def _serve(pool: str, settings: Settings, concurrency: int | None, queues: list[str], name: str | None) -> int:
+    """Become the Celery worker of a pool; returns an exit code when that has ended: OK only if it was told to."""
     from celery.exceptions import SecurityWarning
+    from celery.signals import worker_shutting_down
 
     # Celery warns that a root worker could be made to unpickle; ours accept JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -118,7 +116,10 @@ def _serve(pool: str, settings: Settings, concurrency: int | None, queues: list[
     arguments += ["--queues", ",".join(queues), "--hostname", name or f"{pool}.{os.getpid()}@%h"]
     if concurrency:
         arguments += ["--concurrency", str(concurrency)]
+    told: list[object] = []
+    worker_shutting_down.connect(lambda sig=None, **_: told.append(sig), weak=False)
     app.worker_main(arguments)
+    return OK if told else FAILED  # Celery says 0 of a worker that gave up, and nobody would start it again
 
 
 @click.command(short_help="Servers and workers of this folder, in one terminal.")

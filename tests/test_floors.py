@@ -36,7 +36,7 @@ FLOORS = [
     "drangue_client",
     "drangue_client.console",
     # drangue_worker: what happens next
-    "drangue_worker.asking drangue_worker.errors drangue_worker.events",
+    "drangue_worker.lazy drangue_worker.asking drangue_worker.errors drangue_worker.events",
     "drangue_worker.rules drangue_worker.observability.logs drangue_worker.observability.tracers",
     "drangue_worker.observability drangue_worker.tools.schema",
     "drangue_worker.tools.tool",
@@ -61,7 +61,7 @@ FLOORS = [
     "drangue_worker.embedded",
     "drangue_worker.supervisor",
     "drangue_worker.dev",
-    "drangue_worker.demo",
+    "drangue_worker.demo drangue_worker.chaos",
     "drangue_worker.cli",
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names.split()}

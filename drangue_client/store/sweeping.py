@@ -31,7 +31,7 @@ from drangue_client.store.port import Held, QueueState, RunRow, StepRef
 from drangue_client.store.reading import held_step, held_steps, run_row, step_ref
 from drangue_client.store.tables import now, runs, steps
 
-DOUBLINGS = 6  # patience with a step nobody claims grows up to 64 times
+DOUBLINGS = 2  # patience with a step nobody claims grows up to 4 times
 
 
 class Sweeping:

@@ -37,9 +37,9 @@ _BETWEEN_CLAUSES = re.compile(r"[\n.,:;!?–—]|\s-\s")
 class Judge:
     """Asks `model`, an object with `generate` or a name such as "gpt-4o". TypeError or ValueError for another.
 
-    A call that raises TransientError or RateLimitError is tried up to 3 times more, after the same waits as an agent's
-    call, or after what `Retry-After` asks for if that is no more than 300 s. What a judge uses is in no run's log and no
-    report. Who passed a model object closes it.
+    A call that raises TransientError or RateLimitError is tried up to 3 times more, after the same waits as an
+    agent's call, or after what `Retry-After` asks for if that is no more than 300 s. What a judge uses is in no
+    run's log and no report. Who passed a model object closes it.
     """
 
     def __init__(self, model: Any) -> None:

@@ -11,6 +11,7 @@ from celery.signals import celeryd_init, worker_process_shutdown, worker_shutdow
 from drangue_client.settings import Settings
 from drangue_client.wire.broker import broker_settings, queue_named
 from drangue_client.wire.queue import QUEUES
+from drangue_worker.fleet import transport
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.steps import steps_for
 from drangue_worker.fleet.tasks import add_tasks
@@ -22,6 +23,7 @@ from drangue_worker.registry import Registry
 def make_app(settings: Settings, registry: Registry) -> Celery:
     """A Celery app that performs steps of the agents in `registry`."""
     check_tracer(settings)
+    transport.use_it()
     app = Celery("drangue")
     app.conf.update(worker_settings(settings, registry))
     fleet = FleetRuntime(settings, registry, app)

@@ -80,7 +80,9 @@ def _answers_without_running(calls: tuple[Call, ...], terms: Terms) -> tuple[Com
 
 def _calls(run: Run, terms: Terms) -> tuple[Command, ...]:
     """Calls that may run now: at most a window of them, each irreversible one alone in its turn."""
-    return tuple(CallTool(call.step, call.name, terms.tools[call.name].queue) for call in run.free[: terms.window])
+    # A call that was granted is free later than those beside it, which have taken their places in the window by then.
+    due = sorted(run.free, key=lambda call: call.verdict == "granted")[: terms.window]
+    return tuple(CallTool(call.step, call.name, terms.tools[call.name].queue) for call in due)
 
 
 def _judgement(run: Run) -> tuple[Command, ...]:

@@ -1,0 +1,115 @@
+"""The rules against runs played by chance: whatever happens to a run, and in whatever order, they hold.
+
+`made_logs` writes logs without the rules and looks at what the rules say of them; here the rules make the log. What is
+checked at every move besides stands in `played_run`: no fact and no step for what is settled, nothing after the end,
+nothing without leave, no irreversible call before the calls before it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from hypothesis import Phase, settings
+from hypothesis.stateful import invariant
+
+from drangue_client.events import Event, Fact
+from drangue_client.messages import Message, conversation
+from drangue_client.run import Run, fold
+from drangue_worker.rules.decide import decide
+from tests.unit.made_logs import IRREVERSIBLE, TERMS, asked, decided, granted, log_of, said, started
+from tests.unit.played_run import OF_A_CALL, PlayedRun
+from tests.unit.test_plan import planned
+
+
+class WatchedRun(PlayedRun):
+    """What must hold after every move."""
+
+    @invariant()
+    def a_process_that_reads_the_snapshot_decides_the_same(self) -> None:
+        state, terms = json.loads(json.dumps([self.run.to_snapshot(), self.terms.to_json()]))
+        read_back = Run.from_snapshot(state, self.run.seq, terms)
+        assert read_back == self.run == fold(self.log)
+        assert decide(read_back, 0.0) == decide(self.run, 0.0)
+
+    @invariant()
+    def the_order_between_siblings_leaves_no_trace(self) -> None:
+        """Neither in what a model is shown nor in what comes next."""
+        ordered = in_call_order(self.log)
+        assert conversation(ordered) == conversation(self.log)
+        assert fold(ordered) == self.run
+
+    @invariant()
+    def every_call_has_its_result_before_the_next_thought(self) -> None:
+        """A provider refuses the conversation otherwise."""
+        thinking = any(opened.kind == "model" for opened in self.open.values())
+        if thinking and not self.run.ended and not self.thought_too_late():
+            assert unanswered(conversation(self.log)) == []
+
+    @invariant()
+    def nothing_is_due_after_the_end(self) -> None:
+        assert bool(self.run.ended) == self.over
+        if self.over:
+            assert decide(self.run, 0.0) == ()
+
+    @invariant()
+    def at_most_a_window_of_calls_is_open(self) -> None:
+        # A refusal holds no place in the window, and may release the one call behind it that cannot be undone.
+        assert len([one for one in self.open.values() if one.kind == "tool"]) <= self.terms.window + len(self.judged)
+
+    @invariant()
+    def irreversible_calls_go_one_at_a_time(self) -> None:
+        assert len([step for step in self.tools() if self.names[step] in IRREVERSIBLE]) <= 1
+
+    @invariant()
+    def a_run_never_stands_still(self) -> None:
+        """There is somebody to wait for: a step, a person, or nobody because it is over."""
+        assert self.open or self.run.pending or self.run.ended
+
+
+def in_call_order(log: list[Event]) -> list[Event]:
+    """The log with what happened side by side in the order of the calls."""
+    ordered: list[Event] = []
+    beside: list[Event] = []
+    for event in [*log, None]:
+        if event is not None and event.type in OF_A_CALL:
+            beside.append(event)
+            continue
+        ordered += sorted(beside, key=lambda one: one.step or 0)
+        beside = []
+        if event is not None:
+            ordered.append(event)
+    return [replace(event, seq=seq) for seq, event in enumerate(ordered)]
+
+
+def unanswered(messages: list[Message]) -> list[str]:
+    """The calls of a conversation that have no result; the others have theirs once, in the order of the calls."""
+    called_for = [call["id"] for message in messages for call in message.get("tool_calls", ())]
+    results = [message["call_id"] for message in messages if message["role"] == "tool"]
+    assert results == [call for call in called_for if call in results]
+    return [call for call in called_for if call not in results]
+
+
+WatchedRun.TestCase.settings = settings(
+    max_examples=50,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # a play of forty moves is made smaller for minutes, by a move or two
+)
+TestWatchedRun = WatchedRun.TestCase
+
+
+def test_a_verdict_keeps_to_the_window_too() -> None:
+    """A run with a hundred calls to approve, approved at once, must not starve the others of their queue."""
+    log = log_of(started(replace(TERMS, window=2)), decided(1, "pay", "read", "read"), asked(2))
+    opened = {step.step for step in planned(log).opens}
+    opened |= {step.step for step in planned(log, granted(2)).opens}
+    assert len(opened) <= 2
+
+
+def test_calls_of_a_thought_that_came_after_its_turn_was_cancelled_are_answered_too() -> None:
+    """A model may answer in the moment in which its run is cancelled; providers refuse every later turn otherwise."""
+    cancelled = Fact("run_cancelled", {"by": "", "reason": "", "last_step": 1})
+    log = log_of(started(), cancelled, decided(1, "read"), said())
+    assert unanswered(conversation(log)) == []
