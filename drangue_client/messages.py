@@ -124,7 +124,8 @@ class _Reading:
                 content = self._true.get(step, self._results[step]["content"])
                 self.messages.append(self._results[step] | {"content": content})
             elif self._stopped:
-                content = (unknown_outcome if step in self._begun else cancelled)(call["name"])
+                untold = (unknown_outcome if step in self._begun else cancelled)(call["name"])
+                content = self._true.get(step, untold)
                 self.messages.append({"role": "tool", "call_id": call["id"], "name": call["name"], "content": content})
         self.messages += self._notes
         self._calls, self._results, self._true, self._notes = {}, {}, {}, []

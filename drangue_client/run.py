@@ -15,9 +15,11 @@ from drangue_client.answer import FINAL_ANSWER
 from drangue_client.budget import Spent, counted
 from drangue_client.events import Event
 from drangue_client.messages import size_of
+from drangue_client.outcomes import unknown_outcome
 from drangue_client.terms import Terms
 
 STATE_VERSION = 2
+_ANSWER_WRAPPING = 300  # bytes around one result: ids, names and what a provider adds
 
 Status = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 Ended = Literal["completed", "failed", "cancelled"]
@@ -80,7 +82,7 @@ class Run:
     @property
     def pending(self) -> tuple[Call, ...]:
         """Calls that wait for a person's verdict, in call order."""
-        return tuple(call for call in self.unsettled if call.verdict == "asked")
+        return tuple(call for call in self.unsettled if call.verdict == "asked" and self.ended != "cancelled")
 
     @property
     def status(self) -> Status:
@@ -204,6 +206,7 @@ def apply(run: Run, event: Event) -> Run:
             return replace(
                 run,
                 turn=run.turn + 1,
+                context=run.context + _answered_in_place(run),
                 ended=None,
                 reason=None,
                 decision=0,
@@ -259,7 +262,7 @@ def apply(run: Run, event: Event) -> Run:
         case "run_cancelled":
             # A step that nobody has decided may be under way still: a later turn must not number one like it.
             last = max(run.last_step, payload.get("last_step", 0))
-            return replace(run, ended="cancelled", reason="cancelled", answer=None, calls=(), last_step=last)
+            return replace(run, ended="cancelled", reason="cancelled", answer=None, last_step=last)
         case _:
             return run
 
@@ -276,6 +279,13 @@ def _grown(run: Run, event: Event) -> Run:
     if run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
         return run
     return replace(run, context=run.context + size_of(event))
+
+
+def _answered_in_place(run: Run) -> int:
+    """The bytes with which the conversation answers the calls that a cancelled turn has left open, at most."""
+    if run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
+        return 0
+    return sum(len(unknown_outcome(call.name).encode()) + _ANSWER_WRAPPING for call in run.unsettled)
 
 
 def _with_call(run: Run, step: int | None, **change: Any) -> Run:

@@ -6,9 +6,10 @@ One rule for applications and for agents in one process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from drangue_client import checks
-from drangue_client.errors import InFlightError, TurnExistsError
+from drangue_client.errors import ConflictError, InFlightError, TurnExistsError
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.outcomes import cancelled, unknown_outcome
 from drangue_client.run import OVER, fold
@@ -38,7 +39,8 @@ def say(log: Log, run_id: str, text: str, turn_id: str | None = None) -> tuple[R
             raise InFlightError(run_id, look.row.status)
         fact = Fact("user_message", {"text": text} | ({} if turn_id is None else {"turn_id": turn_id}))
         run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), wake_in_s=HANDOFF_S)])[0]
+        # What was given back since the turn was over must not be taken for a part of the new one.
+        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), clear=True, wake_in_s=HANDOFF_S)])[0]
         if moved.verdict == "ok":
             return look.row, True
         assert moved.look is not None
@@ -88,16 +90,23 @@ def cancel(log: Log, run_id: str, *, by: str = "", reason: str = "") -> tuple[Ru
 
 
 def close(log: Log, held: Held) -> None:
-    """Record what a step came to whose turn is over and whose holder has died; repeating is safe."""
+    """Record what a step came to whose turn is over and which nobody works on any more; repeating is safe."""
     run_id, step = held.ask.run_id, held.ask.step
     look = log.look(run_id)
     events = log.events(run_id)
     begun = any(event.type == "step_started" and event.step == step for event in events)
     fact = stopped(held.kind, step, held.name, called_at(step, events), begun)
+    judged = look.run.terms is not None and look.run.terms.guards is not None and look.run.terms.guards.result
+    if held.outcome is not None and not judged:  # kept, and only its record was missing
+        fact = replace(fact, payload={**fact.payload, "content": held.outcome["content"]})
+    claim = held.ask if held.ask.token else None
     while True:
         run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), claim=held.ask)])[0]
-        if moved.look is None:
+        try:
+            moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), claim=claim, clear=True)])[0]
+        except ConflictError:
+            return  # somebody else has closed it meanwhile
+        if moved.look is None or moved.look.run.ended not in OVER:
             return
         look = moved.look
 

@@ -35,6 +35,7 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
             claim=ask.token,
             worker=ask.worker,
             lease_until=now(lease_s),
+            kill_at=case((steps.c.claim == ask.token, steps.c.kill_at), else_=None),
             attempt=steps.c.attempt + anew,
             crashes=steps.c.crashes + crashed,
             sends=0,

@@ -134,15 +134,17 @@ class SqlLog(Sweeping):
 
     def begin(self, ask: Ask, fact: Fact) -> bool:
         def work(c: Connection) -> bool:
-            head = c.execute(_locked(ask.run_id)).scalar()
+            run = c.execute(_locked(ask.run_id)).first()
             ours = c.execute(select(steps.c.step).where(*held(ask)).with_for_update()).first()
             began = select(events.c.seq).where(
                 events.c.run_id == ask.run_id, events.c.step == ask.step, events.c.type == "step_started"
             )
-            if head is None or ours is None or c.execute(began.limit(1)).first() is not None:
+            if run is None or run.status in ENDED or ours is None or c.execute(began.limit(1)).first() is not None:
                 return False
-            append_facts(c, ask.run_id, head, [fact])
-            c.execute(update(runs).where(runs.c.run_id == ask.run_id).values(head_seq=head + 1, updated_at=now()))
+            append_facts(c, ask.run_id, run.head_seq, [fact])
+            c.execute(
+                update(runs).where(runs.c.run_id == ask.run_id).values(head_seq=run.head_seq + 1, updated_at=now())
+            )
             return True
 
         return self.db.run(work)
@@ -172,8 +174,8 @@ class SqlLog(Sweeping):
 
         return self.db.run(work, durable=False) if asks else set()
 
-    def arm(self, ask: Ask, limit_s: float) -> bool:
-        armed = update(steps).where(*held(ask)).values(kill_at=now(limit_s))
+    def arm(self, ask: Ask, limit_s: float | None) -> bool:
+        armed = update(steps).where(*held(ask)).values(kill_at=None if limit_s is None else now(limit_s))
         return self.db.run(lambda c: bool(c.execute(armed).rowcount), durable=False)
 
     def overdue(self, worker: str, patience_s: float) -> list[Held]:
@@ -292,7 +294,7 @@ def _make_tables(c: Connection) -> None:
 
 
 def _locked(run_id: str) -> Any:
-    return select(runs.c.head_seq).where(runs.c.run_id == run_id).with_for_update(key_share=True)
+    return select(runs.c.head_seq, runs.c.status).where(runs.c.run_id == run_id).with_for_update(key_share=True)
 
 
 def _submit(c: Connection, run: NewRun) -> tuple[RunRow, bool]:

@@ -179,12 +179,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claimed step as others see it: `ask` holds it, `live` while its lease lasts."""
+    """A step as others see it: `ask` holds it, `live` while its lease lasts; its token is empty where nobody does.
+    `outcome` is what was kept of it."""
 
     ask: Ask
     kind: Kind
     name: str | None
     live: bool
+    outcome: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +240,15 @@ class Log(Protocol):
         """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""
 
     def begin(self, ask: Ask, fact: Fact) -> bool:
-        """Record, durably, that an irreversible step begins. False: the claim is not ours or it began before."""
+        """Record, durably, that an irreversible step begins. False: the claim is not ours, it began before,
+        or the turn is over."""
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
         """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
 
-    def arm(self, ask: Ask, limit_s: float) -> bool:
-        """Say that the process which holds a step may be killed in `limit_s` seconds. False: the claim is not ours."""
+    def arm(self, ask: Ask, limit_s: float | None) -> bool:
+        """Say that the process which holds a step may be killed in `limit_s` seconds, None: no more. False: the claim
+        is not ours."""
 
     def overdue(self, worker: str, patience_s: float) -> list[Held]:
         """The steps that children of a worker hold beyond what was said with `arm`, or `patience_s` seconds after their
@@ -266,7 +270,7 @@ class Log(Protocol):
         """Write moves, each whole or not at all."""
 
     def held(self, run_id: str) -> list[Held]:
-        """The steps of a run that are claimed, whether it has ended or not."""
+        """The steps of a run that are claimed, or have begun or an outcome, whether it has ended or not."""
 
     def left_behind(self, limit: int = 100) -> list[Held]:
         """Steps of fleet runs whose turn is over and whose holders have died: nobody else can claim them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, case, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, or_, select
 
 from drangue_client.errors import UnknownRunError
 from drangue_client.events import Event, lift
@@ -65,19 +65,27 @@ def events_of(c: Connection, run_id: str, after: int = -1, *more: Any) -> list[E
 
 
 def held_steps() -> Select[Any]:
-    """The claimed steps, with what `held_step` reads."""
-    live = case((steps.c.lease_until > now(), 1), else_=0).label("live")
+    """The steps that are claimed, or have begun or an outcome; with what `held_step` reads."""
+    live = case((and_(steps.c.claim.is_not(None), steps.c.lease_until > now()), 1), else_=0).label("live")
     return (
         select(steps, live, runs.c.executor)
         .join(runs, runs.c.run_id == steps.c.run_id)
-        .where(steps.c.claim.is_not(None))
+        .where(or_(steps.c.claim.is_not(None), worth_keeping()))
     )
+
+
+def worth_keeping() -> ColumnElement[bool]:
+    """The condition that something is known of a step that its log does not tell: it has begun, or an outcome."""
+    own = (events.c.run_id == steps.c.run_id, events.c.step == steps.c.step)
+    begun = select(events.c.seq).where(*own, events.c.type == "step_started").exists()
+    told = select(events.c.seq).where(*own, events.c.type == "tool_result").exists()
+    return and_(or_(steps.c.outcome.is_not(None), begun), ~told)
 
 
 def held_step(row: RowMapping) -> Held:
     """A row of `held_steps` as a value."""
-    ask = Ask(row["run_id"], row["step"], row["claim"], row["worker"], row["executor"])
-    return Held(ask, row["kind"], row["name"], bool(row["live"]))
+    ask = Ask(row["run_id"], row["step"], row["claim"] or "", row["worker"] or "", row["executor"])
+    return Held(ask, row["kind"], row["name"], bool(row["live"]), row["outcome"])
 
 
 def held(ask: Ask) -> tuple[Any, ...]:

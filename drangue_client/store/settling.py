@@ -17,7 +17,7 @@ from drangue_client.errors import ConflictError
 from drangue_client.events import FORMAT, Fact
 from drangue_client.run import outlives
 from drangue_client.store.port import Ask, Move, Moved, Open, StepRef
-from drangue_client.store.reading import events_of, folded, held, look_at, row_of, step_ref, unclaimed
+from drangue_client.store.reading import events_of, folded, held, look_at, row_of, step_ref, unclaimed, worth_keeping
 from drangue_client.store.tables import events, now, runs, steps
 
 
@@ -30,7 +30,8 @@ def settle_move(c: Connection, move: Move) -> Moved:
         return Moved("lost")
     append_facts(c, move.run_id, move.head, move.facts)
     if move.clear:
-        lapsed = or_(steps.c.claim.is_(None), and_(steps.c.lease_until < now(), steps.c.kind != "tool"))
+        idle = and_(steps.c.claim.is_(None), ~worth_keeping())
+        lapsed = or_(idle, and_(steps.c.lease_until < now(), steps.c.kind != "tool"))
         c.execute(delete(steps).where(steps.c.run_id == move.run_id, lapsed))
     opened = _open(c, row, move.opens, reopen=move.reopen)
     c.execute(update(runs).where(runs.c.run_id == move.run_id).values(_projections(row, move)))

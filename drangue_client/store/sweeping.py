@@ -28,7 +28,7 @@ from sqlalchemy import (
 from drangue_client.run import ENDED, OVER
 from drangue_client.store.database import Database
 from drangue_client.store.port import Held, QueueState, RunRow, StepRef
-from drangue_client.store.reading import held_step, held_steps, run_row, step_ref
+from drangue_client.store.reading import held_step, held_steps, run_row, step_ref, worth_keeping
 from drangue_client.store.tables import now, runs, steps
 
 DOUBLINGS = 2  # patience with a step nobody claims grows up to 4 times
@@ -64,14 +64,18 @@ class Sweeping:
     def left_behind(self, limit: int = 100) -> list[Held]:
         query = (
             held_steps()
-            .where(steps.c.lease_until < now(), runs.c.status.in_(OVER), runs.c.executor == "celery")
+            .where(
+                or_(steps.c.claim.is_(None), steps.c.lease_until < now()),
+                runs.c.status.in_(OVER),
+                runs.c.executor == "celery",
+            )
             .order_by(steps.c.run_id, steps.c.step)
             .limit(limit)
         )
         over = select(runs.c.run_id).where(runs.c.run_id == steps.c.run_id, runs.c.status.in_(OVER)).exists()
 
         def work(c: Connection) -> list[Held]:
-            c.execute(delete(steps).where(steps.c.claim.is_(None), over))  # given back since
+            c.execute(delete(steps).where(steps.c.claim.is_(None), ~worth_keeping(), over))  # given back since
             return [held_step(row) for row in c.execute(query).mappings()]
 
         return self.db.run(work, durable=False)

@@ -63,7 +63,8 @@ class Attempt:
         self.blueprint = blueprint
         self.step = claimed.ask.step
         self.key = f"{claimed.ask.run_id}:{claimed.ask.step}"
-        self.begun = False
+        self.begun = False  # by this attempt
+        self._had_begun = any(event.type == "step_started" for event in claimed.facts)
         self._started = time.monotonic()
 
     @property
@@ -126,14 +127,15 @@ class Attempt:
         return self.failed(text_of(error), category_of(error), error, **more)
 
     def may_stop(self) -> bool:
-        """Whether the work may be stopped when its turn is over: what cannot be undone, and has begun, may not."""
-        return not self.begun
+        """Whether the work may be stopped when its turn is over: what cannot be undone and has begun may not, nor the
+        judging of what a call came to."""
+        return not (self.begun or self._had_begun or self.claimed.outcome is not None)
 
     def stopped(self) -> Settle:
         """The end of a step whose turn was ended from outside."""
         step, name = self.step, self.claimed.name
         call_id = called_at(step, [self.claimed.decision] if self.claimed.decision else [])
-        fact = stopped(self.claimed.kind, step, name, call_id, self.begun)
+        fact = stopped(self.claimed.kind, step, name, call_id, self.begun or self._had_begun)
         return Settle((replace(fact, payload=fact.payload | self.lost(self.claimed.lost + 1)),))
 
     def lost(self, attempts: int, calls: int = 0) -> dict[str, Any]:

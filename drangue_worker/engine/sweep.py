@@ -47,8 +47,6 @@ class Sweeper:
     def sweep(self) -> Swept:
         """Look once and send what is due. Raises DatabaseUnavailable or QueueUnavailable; then nothing is lost."""
         swept = Swept()
-        for held in self.log.left_behind():
-            close(self.log, held)
         due = self._due_runs()
         self.sender.coordinate(due)
         swept.runs = len(due)
@@ -60,9 +58,19 @@ class Sweeper:
             self.log.mark_sent(lost)
             self._send(lost)
         swept.resent = len(lost)
+        self._close()
         if swept:
             log.info("swept", runs=swept.runs, recovered=swept.recovered, resent=swept.resent)
         return swept
+
+    def _close(self) -> None:
+        for held in self.log.left_behind(LIMIT):
+            try:
+                close(self.log, held)
+            except DatabaseUnavailable:
+                raise
+            except Exception:  # one damaged run must not keep the others waiting
+                log.exception("close_failed", run_id=held.ask.run_id, step=held.ask.step)
 
     def _due_runs(self) -> list[RunRow]:
         """Runs to send a coordinator to: those that no waiting message can be for, and always the oldest one."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
-from drangue_client.outcomes import failure, shadow, unknown_outcome
-from drangue_client.run import fold
+from drangue_client.outcomes import cancelled, failure, shadow, unknown_outcome
+from drangue_client.run import OVER, fold
 from drangue_client.terms import MODES, Mode, arguments_hash
 from drangue_worker.engine.facts import approval_request, tool_result
 from drangue_worker.engine.step import (
@@ -145,9 +145,12 @@ async def _content(attempt: Attempt, tool: Tool, arguments: dict[str, Any]) -> t
     try:
         if attempt.claimed.category == KILLED:
             raise TimeoutError(f"no answer within {policy.timeout} s, and its process had to be killed")
-        if attempt.runtime.killable and policy.timeout is not None and not tool.is_async:
-            await attempt.runtime.database(attempt.runtime.log.arm, attempt.claimed.ask, policy.timeout + KILL_SLACK_S)
-        return await invoke(tool, check_arguments(tool, arguments), attempt.key, limit_s), None
+        checked = check_arguments(tool, arguments)
+        if not (attempt.runtime.killable and policy.timeout is not None and not tool.is_async):
+            return await invoke(tool, checked, attempt.key, limit_s), None
+        if not await _arm(attempt, policy.timeout + KILL_SLACK_S):
+            return GiveBack(0.0, "claim_lost")  # to nobody: the claim is somebody else's by now
+        return await invoke(tool, checked, attempt.key, limit_s, lambda: _arm(attempt, None)), None
     except Exception as error:
         if _reversible(attempt, tool) and isinstance(error, policy.retry_on):
             again = attempt.again(error, policy.retries, policy.backoff, policy.max_backoff)
@@ -158,6 +161,10 @@ async def _content(attempt: Attempt, tool: Tool, arguments: dict[str, Any]) -> t
         if isinstance(error, TimeoutError) and not _reversible(attempt, tool):
             return unknown_outcome(tool.name), "unknown_outcome"  # its time is over, its effect may still come
         return await give_up(tool, category, text_of(error), limit_s), category
+
+
+async def _arm(attempt: Attempt, limit_s: float | None) -> bool:
+    return await attempt.runtime.uninterrupted(attempt.runtime.log.arm, attempt.claimed.ask, limit_s)
 
 
 async def _conclude(attempt: Attempt, name: str, call_id: str, content: str) -> Outcome:
@@ -197,7 +204,8 @@ async def _begin(attempt: Attempt, tool: Tool, call_id: str) -> str | None:
     payload = {"call_id": call_id, "tool": tool.name, "attempt": claimed.attempt}
     fact = Fact("step_started", payload, attempt.step, ts=claimed.look.now)  # as its result will have it
     if not await attempt.runtime.uninterrupted(attempt.runtime.log.begin, claimed.ask, fact):
-        return unknown_outcome(tool.name)
+        now = await attempt.runtime.uninterrupted(attempt.runtime.log.look, claimed.ask.run_id)
+        return cancelled(tool.name) if now.run.ended in OVER else unknown_outcome(tool.name)
     look = claimed.look
     row = replace(look.row, head_seq=look.row.head_seq + 1)
     run = fold([fact.at(look.run.seq + 1)], onto=look.run)

@@ -23,7 +23,7 @@ from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.run import OVER
-from drangue_client.store.port import Release
+from drangue_client.store.port import Held, Release, StepRef
 from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
@@ -124,7 +124,10 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             while not self._stop.wait(KILL_CHECK_S):
                 try:
                     kill_overdue(fleet, {process.pid for process in list(pool._pool._pool)})
-                except (DatabaseUnavailable, QueueUnavailable) as error:
+                except DatabaseUnavailable as error:
+                    log.warning("kill_delayed", error=str(error))
+                    self._stop.wait(fleet.settings.lease_s)  # children that have ended their calls may say so first
+                except QueueUnavailable as error:
                     log.warning("kill_delayed", error=str(error))
                 except Exception:
                     log.exception("kill_failed")  # the next look may succeed, and must be tried
@@ -135,18 +138,27 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
 def kill_overdue(fleet: FleetRuntime, children: set[int]) -> None:
     """Kill each of the `children` that holds a step beyond its time. The pool replaces it; the step is given back, so
     that another child records the timeout, or, where its turn is over, closed."""
-    for held in fleet.log.overdue(fleet.worker, UNWANTED_S):
-        child = int(held.ask.worker.rpartition(".")[2])
-        if child not in children:
-            continue  # dead already, or its place in another life of this pool: its lease lapses
-        log.warning("process_killed", run_id=held.ask.run_id, step=held.ask.step, child=child)
+    given_back: list[StepRef] = []
+    killed: set[str] = set()
+    while True:  # asked anew before each kill: a child that has ended its step may be at somebody else's by now
+        overdue = [held for held in fleet.log.overdue(fleet.worker, UNWANTED_S) if held.ask.token not in killed]
+        found = next((held for held in overdue if _child_of(held) in children), None)
+        if found is None:  # or dead already: its lease lapses
+            break
+        killed.add(found.ask.token)
+        log.warning("process_killed", run_id=found.ask.run_id, step=found.ask.step, child=_child_of(found))
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        if fleet.log.look(held.ask.run_id).run.ended in OVER:
-            close(fleet.log, held)
+            os.kill(_child_of(found), signal.SIGKILL)
+        if fleet.log.look(found.ask.run_id).run.ended in OVER:
+            close(fleet.log, found)
         else:
-            released = fleet.log.release([Release(held.ask, category=KILLED, lost=True)])
-            fleet.sender.steps([ref for ref in released if ref])
+            released = fleet.log.release([Release(found.ask, category=KILLED, lost=True)])
+            given_back += [ref for ref in released if ref]
+    fleet.sender.steps(given_back)
+
+
+def _child_of(held: Held) -> int:
+    return int(held.ask.worker.rpartition(".")[2])
 
 
 def _refuse(message: str) -> NoReturn:

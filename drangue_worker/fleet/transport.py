@@ -12,10 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
+from redis.exceptions import DataError
 
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.transport")
+
+# What parts of the wrong kind come to, in kombu, in Celery and in redis.
+MALFORMED = (TypeError, ValueError, AttributeError, LookupError, RecursionError, DataError)
 
 
 class Channel(redis.Channel):
@@ -45,7 +49,7 @@ class Transport(redis.Transport):
             super()._deliver(message, queue)
         except self.connection_errors:
             raise
-        except Exception as error:  # anything: a part of the message may be of any kind
+        except MALFORMED as error:  # what else is raised is no message's fault
             _drop(error)
             self._forget(message)
 

@@ -13,7 +13,7 @@ import inspect
 import json
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError, ValidationError
@@ -67,9 +67,15 @@ def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arguments) if tool.signature is None else tool.signature.check(arguments)
 
 
-async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str, limit_s: float | None = None) -> str:
+async def invoke(
+    tool: Tool,
+    arguments: Mapping[str, Any],
+    idempotency_key: str,
+    limit_s: float | None = None,
+    over: Callable[[], Awaitable[object]] | None = None,
+) -> str:
     """Call the tool once with checked arguments, within its timeout; returns the content of its result, once its
-    `validate` has let it pass within `limit_s`.
+    `validate` has let it pass within `limit_s`. `over` is awaited in between, when the call itself is over.
 
     Raises what the tool raises, TimeoutError when its time is over, ToolError in place of a SystemExit and its like: a
     tool must not end the process it runs in. A synchronous tool runs in a thread: when its time is over it is no longer
@@ -79,7 +85,11 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], idempotency_key: str,
     if tool.wants_idempotency_key:
         keywords["idempotency_key"] = idempotency_key
     call = functools.partial(tool.func, **keywords)
-    result = await either(call, tool.policy.timeout, TimeoutError)
+    try:
+        result = await either(call, tool.policy.timeout, TimeoutError)
+    finally:
+        if over is not None:
+            await over()
     if tool.policy.validate is not None:
         checked = await either(functools.partial(tool.policy.validate, result), limit_s)
         result = result if checked is None else checked
