@@ -283,7 +283,7 @@ def _grown(run: Run, event: Event) -> Run:
 
 def _answered_in_place(run: Run) -> int:
     """The bytes with which the conversation answers the calls that a cancelled turn has left open, at most."""
-    if run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
+    if run.ended != "cancelled" or run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
         return 0
     return sum(len(unknown_outcome(call.name).encode()) + _ANSWER_WRAPPING for call in run.unsettled)
 
