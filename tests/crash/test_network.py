@@ -137,6 +137,7 @@ def test_an_absent_redis_ends_no_worker_that_hears_of_it_while_it_listens(wired:
     cut.check(ids)
 
 
+@pytest.mark.long
 def test_a_link_to_redis_that_died_unsaid_holds_no_worker(wired: Callable[..., Wired]) -> None:
     """A NAT forgets, a cable is pulled: nobody is told, and a worker that waited for ever would be lost for good.
 
