@@ -6,21 +6,22 @@ is back. No model SDK and no worker code is imported, directly or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from drangue_client import checks
 from drangue_client.answer import schema_of
 from drangue_client.errors import QueueUnavailable, UnknownAgentError
 from drangue_client.events import Event
-from drangue_client.result import Result, pending_requests
-from drangue_client.run import Status, fold
+from drangue_client.result import Result, pending_requests, unknown_outcomes
+from drangue_client.run import Run, Status, fold
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, RunRow, StepRef
 from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
 from drangue_client.turns import cancel, check_turn_id, resume, say
+from drangue_client.unknowns import record_outcome
 from drangue_client.verdicts import record_verdict
 from drangue_client.waiting import follow, until_stopped
 from drangue_client.wire.queue import HANDOFF_S, Sender
@@ -59,6 +60,7 @@ class Client:
         output_schema: Any = None,
         turn_id: str | None = None,
         tokens: bool = False,
+        deadline: float | None = None,
         allow_unknown: bool = False,
     ) -> Submission:
         """Record a run of the agent registered as `agent`, and tell the workers.
@@ -66,17 +68,24 @@ class Client:
         The same `run_id` with the same agent and input is the same run, so repeating is safe; with others it is a
         RunExistsError. `priority` is 0 (first) to 9. `output_schema` (a JSON schema or a pydantic model) is what every
         answer must match, in place of the agent's own. `turn_id` names the first turn, as in `say`. With `tokens` the
-        workers show answers to `stream` while they are written. Raises UnknownAgentError for a name that no worker has
-        registered, unless `allow_unknown`, or no worker has registered anything yet.
+        workers show answers to `stream` while they are written. `deadline` is how many seconds each turn may take,
+        counted from when it is asked for; the agent's own holds where that is shorter. Raises UnknownAgentError for a
+        name that no worker has registered, unless `allow_unknown`, or no worker has registered anything yet.
         """
         checks.count("priority", priority, most=9)
         run_id, input, turn_id = check_run_id(run_id), check_input(input), check_turn_id(turn_id)
         checks.name("agent", agent, "the name of an agent")
         checks.flag("tokens", tokens)
+        checks.seconds("deadline", deadline, optional=True)
         if not checks.flag("allow_unknown", allow_unknown):
             self._check_agent(agent)
-        asked = {"output_schema": schema_of(output_schema), "turn_id": turn_id, "tokens": tokens or None}
-        asked["traceparent"] = current_traceparent()
+        asked = {
+            "output_schema": schema_of(output_schema),
+            "turn_id": turn_id,
+            "tokens": tokens or None,
+            "deadline_s": deadline,
+            "traceparent": current_traceparent(),
+        }
         new = NewRun(
             run_id,
             agent,
@@ -130,9 +139,9 @@ class Client:
         """End the turn a run is at, now: what is queued never starts, what is under way is told to stop.
 
         Workers hear of it within a second. A model call is aborted, a reversible tool is stopped; an irreversible one
-        that has begun is let finish, so that its outcome is known. The run reads `cancelled` at once, and `say` goes on
-        with it when all of that has stopped. A run that has ended is left as it is (False), so repeating is safe.
-        UnknownRunError.
+        that has begun is let finish, so that its outcome is known, unless the tool's `on_cancel` says otherwise. The
+        run reads `cancelled` at once, and `say` goes on with it when all of that has stopped. A run that has ended is
+        left as it is (False), so repeating is safe. UnknownRunError.
         """
         row, done = cancel(self.log, run_id, by=by, reason=reason)
         if done:
@@ -163,16 +172,21 @@ class Client:
         since: float | None = None,
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
+        unknown: bool = False,
         limit: int = 50,
     ) -> list[RunRow]:
-        """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds), with all `labels`."""
+        """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds), with all `labels`;
+        with `unknown` only those that have an outcome which nobody knows."""
         checks.one_of("status", status, get_args(Status), optional=True)
         checks.text("agent", agent, "the name of an agent", optional=True)
         checks.moment("since", since, optional=True)
         checks.moment("until", until, optional=True)
         check_labels(labels)
+        checks.flag("unknown", unknown)
         checks.count("limit", limit, most=MOST_ROWS)
-        return self.log.runs(status=status, agent=agent, since=since, until=until, labels=labels, limit=limit)
+        return self.log.runs(
+            status=status, agent=agent, since=since, until=until, labels=labels, unknown=unknown, limit=limit
+        )
 
     def agents(self) -> list[AgentRow]:
         """The agents that workers have registered."""
@@ -183,13 +197,14 @@ class Client:
 
         Of one run, or of every paused run. An unknown run has none.
         """
-        rows = self.log.runs(status="paused", limit=1000) if run_id is None else None
-        ids = [row.run_id for row in rows] if rows is not None else [str(checks.text("run_id", run_id))]
-        pending = []
-        for one in ids:
-            events = self.log.events(one)
-            pending += [{"run_id": one, **item} for item in pending_requests(fold(events), events)]
-        return pending
+        return self._of_runs(pending_requests, run_id, status="paused")
+
+    def unknown_outcomes(self, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Calls of which nobody knows whether they took effect: {run_id, step, call_id, tool, arguments, asked, since}.
+
+        Of one run, or of every run. `asked` says that the run waits for `give_outcome`. An unknown run has none.
+        """
+        return self._of_runs(unknown_outcomes, run_id, unknown=True)
 
     def approve(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> dict[str, Any]:
         """Grant a waiting call, the oldest one unless `call_id` names it, and let the run go on.
@@ -203,11 +218,36 @@ class Client:
         """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
         return self._decide(run_id, call_id, "approval_denied", by, reason)
 
+    def give_outcome(
+        self, run_id: str, call_id: str | None = None, *, happened: bool, note: str = "", by: str = "", reason: str = ""
+    ) -> dict[str, Any]:
+        """Say what became of a call whose outcome is unknown, the oldest one unless `call_id` names it.
+
+        `note` is what the model is told: of a call that `happened`, its result. A run that waits for it goes on; in one
+        that went on without, the model is told with its next call. Nothing is executed. Returns the call; the first
+        word on it holds: NotUnknownError for a call whose outcome is known. UnknownRunError.
+        """
+        item, row = record_outcome(self.log, run_id, call_id, happened=happened, note=note, by=by, reason=reason)
+        if row.executor == "celery":
+            self._coordinate(row)
+        return {**item, "run_id": run_id, "executor": row.executor}
+
     def close(self) -> None:
         """Close the connections to Postgres and Redis."""
         self.log.close()
         self._doorbell.close()
         self._tokens.close()
+
+    def _of_runs(
+        self, find: Callable[[Run, list[Event]], list[dict[str, Any]]], run_id: str | None, **filters: Any
+    ) -> list[dict[str, Any]]:
+        """What `find` finds in a run, or in all that the filters let through."""
+        ids = [str(checks.text("run_id", run_id))] if run_id is not None else None
+        found = []
+        for one in ids or [row.run_id for row in self.log.runs(limit=1000, **filters)]:
+            events = self.log.events(one)
+            found += [{"run_id": one, **item} for item in find(fold(events), events)]
+        return found
 
     def _decide(self, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str) -> dict[str, Any]:
         request, row = record_verdict(self.log, run_id, call_id, verdict, by, reason)

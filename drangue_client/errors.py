@@ -116,6 +116,21 @@ class NotPendingError(DrangueError, ValueError):
         super().__init__(message)
 
 
+class NotUnknownError(DrangueError, ValueError):
+    """The outcome of the call is known. `run_id` holds the run, `unknown` the call ids whose outcome is not."""
+
+    def __init__(self, run_id: str, call_id: str | None, unknown: Iterable[str]) -> None:
+        self.run_id = run_id
+        self.call_id = call_id
+        self.unknown = tuple(unknown)
+        if call_id is None:
+            message = f"run {run_id!r} has no unknown outcome. See which have with `drangue runs --unknown`."
+        else:
+            rest = ", ".join(self.unknown) or "none"
+            message = f"the outcome of call {call_id!r} of run {run_id!r} is not unknown; unknown: {rest}."
+        super().__init__(message)
+
+
 class ConflictError(DrangueError):
     """Another event stands at this place of the log already. `run_id` and `seq` name the place."""
 

@@ -5,6 +5,8 @@ lift from the one before; FORMAT is the newest version this program writes, and 
 
     1  the first format
     2  the config of run_started also holds budget, guards, memory and answer schema, which whoever decides must obey
+    3  a turn may hold a deadline, a call may wait for a person to say what became of it, and a result may say that
+       nobody knows (`unknown`)
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from drangue_client.errors import FormatError
 
-FORMAT = 2
+FORMAT = 3
 _MOST_BITS = 14_000  # Python writes integers of up to 4,300 decimal digits
 
 EventType = Literal[

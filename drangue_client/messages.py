@@ -58,7 +58,7 @@ class ModelResponse:
 
 def conversation(events: Iterable[Event]) -> list[Message]:
     """The messages of a log, oldest first. A call without a result yet has no tool message; where
-    its turn was cancelled it never gets one, and is answered in its place.
+    its turn was cut short it never gets one, and is answered in its place.
 
     Where inputs are screened, one that did not pass is in no conversation, neither of its turn nor of a later one. A
     true outcome that came late stands in place of the unknown one, or is told as a note where a model has read that.
@@ -110,6 +110,8 @@ class _Reading:
             case "step_started" if event.step is not None:
                 self._begun.add(event.step)
             case "run_cancelled":
+                self._stopped = True
+            case "run_finished" if event.payload.get("reason") == "deadline":
                 self._stopped = True
             case _ if message:
                 self.close_decision()

@@ -46,6 +46,15 @@ def failed_as(content: str) -> str | None:
         return None
 
 
-def is_unknown(content: str) -> bool:
-    """Whether a result says that nobody knows what became of its call."""
-    return failed_as(content) == "unknown_outcome"
+def is_unknown(result: Mapping[str, Any]) -> bool:
+    """Whether a result, as the log holds it, says that nobody knows what became of its call."""
+    # Before format 3 the content alone told it, which a tool may write itself.
+    return bool(result.get("unknown")) or failed_as(result["content"]) == "unknown_outcome"
+
+
+def found_out(tool: str, happened: bool, note: str) -> str:
+    """The content of a call whose outcome was unknown until a person looked: `note` is what they found."""
+    if happened:
+        return note or json.dumps({"ok": True, "tool": tool, "note": "a person has checked: it took effect"})
+    message = f"a person has checked: {tool} took no effect, and it was not repeated. Call it again if it is still due."
+    return failure(tool, "not_done", message, **({"note": note} if note else {}))

@@ -14,6 +14,7 @@ from drangue_client.run import Run, Status, fold
 from drangue_client.trace import Span, spans
 
 PAUSED = "(paused: awaiting approval)"
+UNCERTAIN = "(paused: awaiting word of an unknown outcome)"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Result:
     @property
     def reason(self) -> str | None:
         """Why the latest turn ended, for machines: `answered`, `schema` (answered, but not as the schema has it),
-        `max_steps`, `budget`, `blocked`, or a failure's category."""
+        `max_steps`, `budget`, `blocked`, `deadline`, `cancelled`, or a failure's category."""
         return self.run.reason
 
     @property
@@ -103,6 +104,11 @@ class Result:
         return pending_requests(self.run, self.events)
 
     @property
+    def unknown_outcomes(self) -> list[dict[str, Any]]:
+        """Calls of which nobody knows whether they took effect: {step, call_id, tool, arguments, asked, since}."""
+        return unknown_outcomes(self.run, self.events)
+
+    @property
     def trace(self) -> Span:
         """The log as a tree of spans."""
         return spans(self.events, self.output)
@@ -124,9 +130,25 @@ def pending_requests(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
     ]
 
 
+def unknown_outcomes(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
+    """The calls of a run with an unknown outcome: {step, call_id, tool, arguments, asked, since}, in step order.
+
+    `asked` says that the run waits for a person's word on it, `since` (epoch seconds) when the call began.
+    """
+    waiting = {call.step for call in run.uncertain}
+    found = []
+    for step in sorted(run.unknown):
+        decision = next(e for e in reversed(events) if e.type == "model_decision" and (e.step or 0) < step)
+        call = decision.payload["tool_calls"][step - (decision.step or 0) - 1]
+        began = [event.ts for event in events if event.step == step and event.type == "step_started"]
+        told = {"step": step, "call_id": call["id"], "tool": call["name"], "arguments": call["arguments"]}
+        found.append({**told, "asked": step in waiting, "since": began[-1] if began else decision.ts})
+    return found
+
+
 def _output(run: Run, events: Sequence[Event]) -> str:
     if run.status == "paused":
-        return PAUSED
+        return PAUSED if run.pending else UNCERTAIN
     if run.ended == "completed":
         return str(next(event.payload["output"] for event in reversed(events) if event.type == "run_finished"))
     return ""

@@ -18,7 +18,8 @@ from drangue_client.messages import size_of
 from drangue_client.outcomes import unknown_outcome
 from drangue_client.terms import Terms
 
-STATE_VERSION = 2
+STATE_VERSION = 3
+DEADLINE = "deadline"  # the reason of a turn that ended because its time was over
 _ANSWER_WRAPPING = 300  # bytes around one result: ids, names and what a provider adds
 
 Status = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
@@ -26,13 +27,16 @@ Ended = Literal["completed", "failed", "cancelled"]
 ENDED: tuple[Ended, ...] = get_args(Ended)
 MOVING: tuple[Status, ...] = ("queued", "running")
 OVER: tuple[Ended, ...] = ("completed", "cancelled")  # nothing of the turn goes on; a failed one may be resumed
-Verdict = Literal["none", "asked", "granted", "denied"]
-_VERDICTS: tuple[Verdict, ...] = ("none", "asked", "granted", "denied")
+Verdict = Literal["none", "asked", "granted", "denied", "uncertain"]
+_VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the latest decision: its own step number, the tool's name, and what has become of it."""
+    """One call of the latest decision: its own step number, the tool's name, and what has become of it.
+
+    It is `uncertain` while a person is asked whether it took effect.
+    """
 
     step: int
     name: str
@@ -49,9 +53,10 @@ class Run:
     delivered a structured answer. `last_step` is the highest step number given out. `ended` is how the latest turn
     ended (None while it goes on) and `reason` its machine-readable cause.
 
-    Of this turn are also `screened` (its input has been judged), `blocked` (why it was refused), and `corrections`
-    (answers that were sent back). Of the whole run are `recalled`, `spent`, and `context`, the size of the conversation
-    in bytes, which is kept for hard budgets only.
+    Of this turn are also `screened` (its input has been judged), `blocked` (why it was refused), `corrections`
+    (answers that were sent back) and `deadline_at` (epoch seconds). Of the whole run are `recalled`, `spent`, `unknown`
+    (the steps whose outcome nobody knows), and `context`, the size of the conversation in bytes, which is kept for hard
+    budgets only.
     """
 
     seq: int = -1
@@ -73,6 +78,13 @@ class Run:
     recalled: bool = False
     spent: Spent = field(default_factory=Spent)
     context: int = 0
+    deadline_at: float | None = None
+    unknown: tuple[int, ...] = ()
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the turn was ended with calls of its latest decision still open."""
+        return self.ended == "cancelled" or (self.ended == "completed" and self.reason == DEADLINE)
 
     @property
     def unsettled(self) -> tuple[Call, ...]:
@@ -82,7 +94,12 @@ class Run:
     @property
     def pending(self) -> tuple[Call, ...]:
         """Calls that wait for a person's verdict, in call order."""
-        return tuple(call for call in self.unsettled if call.verdict == "asked" and self.ended != "cancelled")
+        return tuple(call for call in self.unsettled if call.verdict == "asked" and self.ended not in OVER)
+
+    @property
+    def uncertain(self) -> tuple[Call, ...]:
+        """Calls that wait until a person has said what became of them, in call order."""
+        return tuple(call for call in self.unsettled if call.verdict == "uncertain" and self.ended not in OVER)
 
     @property
     def status(self) -> Status:
@@ -91,11 +108,11 @@ class Run:
             return self.ended
         if self.seq < 0:
             return "queued"
-        return "paused" if self.pending and not self.free else "running"
+        return "paused" if (self.pending or self.uncertain) and not self.free else "running"
 
     @property
     def free(self) -> tuple[Call, ...]:
-        """Unsettled calls of tools that no verdict keeps from going on, in call order.
+        """Unsettled calls of tools that no person keeps from going on, in call order.
 
         An irreversible call waits until every earlier call of its decision has settled: what cannot be undone is done
         one at a time and in the order it was asked for.
@@ -108,7 +125,7 @@ class Run:
             tool = self.terms.tools.get(call.name) if self.terms else None
             asks = call.verdict == "none" and self.terms is not None and self.terms.mode_for(call.name) == "assisted"
             in_order = tool is None or tool.reversible or asks or not earlier_open  # asking harms nobody
-            if call.verdict != "asked" and in_order:
+            if call.verdict not in ("asked", "uncertain") and in_order:
                 free.append(call)
             earlier_open = True
         return tuple(free)
@@ -142,6 +159,8 @@ class Run:
             "recalled": self.recalled,
             "spent": [self.spent.tokens, self.spent.usd, self.spent.unpriced],
             "context": self.context,
+            "deadline": self.deadline_at,
+            "unknown": list(self.unknown),
         }
 
     @classmethod
@@ -173,6 +192,8 @@ class Run:
             recalled=state["recalled"],
             spent=Spent(*state["spent"]),
             context=state["context"],
+            deadline_at=state["deadline"],
+            unknown=tuple(state["unknown"]),
         )
 
 
@@ -201,7 +222,8 @@ def apply(run: Run, event: Event) -> Run:
     payload = event.payload
     match event.type:
         case "run_started":
-            return _grown(replace(run, turn=1, terms=Terms.from_json(payload["config"])), event)
+            terms = Terms.from_json(payload["config"])
+            return _grown(replace(run, turn=1, terms=terms, deadline_at=payload.get("deadline_at")), event)
         case "user_message":
             return replace(
                 run,
@@ -217,6 +239,7 @@ def apply(run: Run, event: Event) -> Run:
                 screened=False,
                 blocked=None,
                 corrections=0,
+                deadline_at=payload.get("deadline_at"),
             )
         case "input_screened" if payload["turn"] == run.turn:  # said of this turn, and not late of another
             return replace(run, screened=True, blocked=payload["reason"] if payload["blocked"] else None)
@@ -238,7 +261,7 @@ def apply(run: Run, event: Event) -> Run:
         case "schema_feedback":
             return replace(run, corrections=run.corrections + 1, decision=0, calls=(), answer=None)
         case "tool_result":
-            settled = _with_call(run, event.step, settled=True)
+            settled = _told(_with_call(run, event.step, settled=True), event.step, unknown=payload.get("unknown"))
             call = run.call(event.step)
             if call is None or not run.delivers(call):
                 return settled
@@ -253,10 +276,15 @@ def apply(run: Run, event: Event) -> Run:
             return _with_verdict(run, event.step, "granted")
         case "approval_denied" | "approval_expired":
             return _with_verdict(run, event.step, "denied")
+        case "outcome_requested":
+            return _told(_with_call(run, event.step, verdict="uncertain"), event.step, unknown=True)
+        case "outcome_given" | "outcome_corrected":
+            return _told(run, event.step, unknown=False)
         case "run_resumed":
-            return replace(run, ended=None, reason=None)
+            return replace(run, ended=None, reason=None, deadline_at=payload.get("deadline_at"))
         case "run_finished":
-            return replace(run, ended="completed", reason=payload.get("reason"), answer=None)
+            last = max(run.last_step, payload.get("last_step", 0))
+            return replace(run, ended="completed", reason=payload.get("reason"), answer=None, last_step=last)
         case "run_failed":
             return replace(run, ended="failed", reason=payload.get("category"))
         case "run_cancelled":
@@ -282,14 +310,22 @@ def _grown(run: Run, event: Event) -> Run:
 
 
 def _answered_in_place(run: Run) -> int:
-    """The bytes with which the conversation answers the calls that a cancelled turn has left open, at most."""
-    if run.ended != "cancelled" or run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
+    """The bytes with which the conversation answers the calls that a turn has left open, at most."""
+    if not run.cut_short or run.terms is None or run.terms.budget is None or not run.terms.budget.hard:
         return 0
     return sum(len(unknown_outcome(call.name).encode()) + _ANSWER_WRAPPING for call in run.unsettled)
 
 
 def _with_call(run: Run, step: int | None, **change: Any) -> Run:
     return replace(run, calls=tuple(replace(call, **change) if call.step == step else call for call in run.calls))
+
+
+def _told(run: Run, step: int | None, *, unknown: bool | None) -> Run:
+    """The run with what is known of a step's outcome."""
+    if step is None or bool(unknown) == (step in run.unknown):
+        return run
+    others = tuple(one for one in run.unknown if one != step)
+    return replace(run, unknown=(*others, step) if unknown else others)
 
 
 def _with_verdict(run: Run, step: int | None, verdict: Verdict) -> Run:

@@ -17,6 +17,8 @@ from drangue_client.events import canonical
 
 Mode = Literal["shadow", "assisted", "autonomous"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # from least leave to most
+OnUnknown = Literal["model", "ask"]  # who is told of an outcome that nobody knows: the model, or a person first
+OnCancel = Literal["stop", "finish"]
 
 DEFAULT_MAX_STEPS = 20
 WINDOW = 32  # calls of one decision that are open at once: a wide fan-out must not starve the other runs of a queue
@@ -56,7 +58,7 @@ class Autonomy:
 @dataclass(frozen=True, slots=True)
 class ToolTerms:
     """What the rules know of one tool: where its calls are queued, what they need before they may run, and how the
-    model is told of it."""
+    model is told of it. `on_cancel` is None where a call may be stopped unless it is irreversible and has begun."""
 
     queue: str
     reversible: bool = True
@@ -64,6 +66,8 @@ class ToolTerms:
     timeout_s: float | None = None
     schema: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    on_unknown: OnUnknown = "model"
+    on_cancel: OnCancel | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +77,8 @@ class ToolTerms:
             "requires_approval": self.requires_approval,
             "timeout_s": self.timeout_s,
             "schema": self.schema,
+            "on_unknown": self.on_unknown,
+            "on_cancel": self.on_cancel,
         }
 
     @classmethod
@@ -128,7 +134,7 @@ class Terms:
     `models` are the names of those that may be asked, `asked_per_step` how many of them one step may ask in turn,
     `output_ceiling` the most output tokens each may give (None: unknown) and `prompt_overhead` the most bytes each adds
     to a prompt by its own settings. `output_schema` is the JSON schema an answer
-    must match, `memory` whether there is one to recall from.
+    must match, `memory` whether there is one to recall from, `deadline_s` how long one turn may take.
     """
 
     models: tuple[str | None, ...] = ()
@@ -144,6 +150,7 @@ class Terms:
     guards: Guards | None = None
     memory: bool = False
     output_schema: dict[str, Any] | None = None
+    deadline_s: float | None = None
 
     def mode_for(self, name: str) -> Mode:
         """How much leave calls of this tool have. A gated tool that no approver decides about waits for a person."""
@@ -163,6 +170,11 @@ class Terms:
     def refusal(self, name: str) -> str | None:
         """Why no call of this tool may run, or None."""
         return self.guards.refusal(name) if self.guards else None
+
+    def deadline(self, began: float) -> dict[str, float]:
+        """When a turn that was asked for at `began` (epoch seconds) must have ended, as its first event has it:
+        {"deadline_at"}, or {} where it may take for ever."""
+        return {} if self.deadline_s is None else {"deadline_at": began + self.deadline_s}
 
     def offered(self) -> list[dict[str, Any]]:
         """The tools as a model is told of them, {name, description, input_schema}; the answer's pseudo-tool last."""
@@ -190,6 +202,7 @@ class Terms:
             "guards": self.guards.to_json() if self.guards else None,
             "memory": self.memory,
             "output_schema": self.output_schema,
+            "deadline_s": self.deadline_s,
         }
 
     @classmethod
@@ -214,6 +227,7 @@ class Terms:
             guards=Guards.from_json(guards) if guards else None,
             memory=value.get("memory", False),
             output_schema=value.get("output_schema"),
+            deadline_s=value.get("deadline_s"),
         )
 
 

@@ -6,14 +6,17 @@ One rule for applications and for agents in one process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from drangue_client import checks
+from drangue_client.appending import append
 from drangue_client.errors import ConflictError, InFlightError, TurnExistsError
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.outcomes import cancelled, unknown_outcome
-from drangue_client.run import OVER, fold
-from drangue_client.store.port import Held, Kind, Log, Move, RunRow, StepRef
+from drangue_client.run import OVER
+from drangue_client.store.port import Held, Kind, Log, Look, RunRow, StepRef
 from drangue_client.wire.queue import HANDOFF_S
 
 
@@ -26,25 +29,23 @@ def say(log: Log, run_id: str, text: str, turn_id: str | None = None) -> tuple[R
     """
     checks.text("run_id", run_id)
     text, turn_id = normalise(text), normalise(turn_id)
-    look = log.look(run_id)
-    while True:
+
+    def turn(look: Look) -> Sequence[Fact]:
         if turn_id is not None:
             said = turns(look.row, log.events(run_id)).get(turn_id)
             if said is not None and said != text:
                 raise TurnExistsError(run_id, turn_id)
             if said is not None:
-                return look.row, False
-        never_began = look.run.terms is None
-        if look.run.ended not in OVER or never_began or _is_stopping(log, look.row):
+                return ()
+        terms = look.run.terms
+        if look.run.ended not in OVER or terms is None or _is_stopping(log, look.row):
             raise InFlightError(run_id, look.row.status)
-        fact = Fact("user_message", {"text": text} | ({} if turn_id is None else {"turn_id": turn_id}))
-        run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        # What was given back since the turn was over must not be taken for a part of the new one.
-        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), clear=True, wake_in_s=HANDOFF_S)])[0]
-        if moved.verdict == "ok":
-            return look.row, True
-        assert moved.look is not None
-        look = moved.look
+        named = {} if turn_id is None else {"turn_id": turn_id}
+        return (Fact("user_message", {"text": text, **named, **terms.deadline(look.now)}),)
+
+    # What was given back since the turn was over must not be taken for a part of the new one.
+    look, moved = append(log, run_id, turn, clear=True, wake_in_s=HANDOFF_S)
+    return look.row, moved is not None
 
 
 def resume(log: Log, run_id: str, *, by: str = "resume", reason: str = "") -> tuple[RunRow, tuple[StepRef, ...]]:
@@ -55,17 +56,18 @@ def resume(log: Log, run_id: str, *, by: str = "resume", reason: str = "") -> tu
     checks.text("run_id", run_id)
     checks.text("by", by)
     checks.text("reason", reason, hidden=True)
-    look = log.look(run_id)
-    while look.run.ended == "failed":
-        fact = resumed(by, reason)
-        run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        move = Move(run_id, look.row.head_seq, run, facts=(fact,), reopen=True, wake_in_s=HANDOFF_S)
-        moved = log.settle([move])[0]
-        if moved.verdict == "ok":
-            return look.row, moved.opened
-        assert moved.look is not None
-        look = moved.look
-    return look.row, ()
+
+    def again(look: Look) -> Sequence[Fact]:
+        return (resumed(look, by, reason),) if look.run.ended == "failed" else ()
+
+    look, moved = append(log, run_id, again, reopen=True, wake_in_s=HANDOFF_S)
+    return look.row, moved.opened if moved else ()
+
+
+def resumed(look: Look, by: str = "resume", reason: str = "") -> Fact:
+    """The fact that a failed run is taken up again; its turn has its whole time once more."""
+    deadline = look.run.terms.deadline(look.now) if look.run.terms else {}
+    return Fact("run_resumed", {"by": by, "reason": reason, **deadline})
 
 
 def cancel(log: Log, run_id: str, *, by: str = "", reason: str = "") -> tuple[RunRow, bool]:
@@ -76,39 +78,35 @@ def cancel(log: Log, run_id: str, *, by: str = "", reason: str = "") -> tuple[Ru
     checks.text("run_id", run_id)
     checks.text("by", by)
     checks.text("reason", reason, hidden=True)
-    look = log.look(run_id)
-    while look.run.ended is None:
+
+    def end(look: Look) -> Sequence[Fact]:
         # One more than was given out: the next thought may have been opened, and not have been recorded.
-        fact = Fact("run_cancelled", {"by": by, "reason": reason, "last_step": look.run.last_step + 1})
-        run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), clear=True)])[0]
-        if moved.verdict == "ok":
-            return look.row, True
-        assert moved.look is not None
-        look = moved.look
-    return look.row, False
+        told = {"by": by, "reason": reason, "last_step": look.run.last_step + 1}
+        return () if look.run.ended else (Fact("run_cancelled", told),)
+
+    look, moved = append(log, run_id, end, clear=True)
+    return look.row, moved is not None
 
 
 def close(log: Log, held: Held) -> None:
     """Record what a step came to whose turn is over and which nobody works on any more; repeating is safe."""
     run_id, step = held.ask.run_id, held.ask.step
-    look = log.look(run_id)
     events = log.events(run_id)
     begun = any(event.type == "step_started" and event.step == step for event in events)
     fact = stopped(held.kind, step, held.name, called_at(step, events), begun)
-    judged = look.run.terms is not None and look.run.terms.guards is not None and look.run.terms.guards.result
-    if held.outcome is not None and not judged:  # kept, and only its record was missing
-        fact = replace(fact, payload={**fact.payload, "content": held.outcome["content"]})
-    claim = held.ask if held.ask.token else None
-    while True:
-        run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        try:
-            moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), claim=claim, clear=True)])[0]
-        except ConflictError:
-            return  # somebody else has closed it meanwhile
-        if moved.look is None or moved.look.run.ended not in OVER:
-            return
-        look = moved.look
+
+    def end(look: Look) -> Sequence[Fact]:
+        judged = look.run.terms is not None and look.run.terms.guards is not None and look.run.terms.guards.result
+        if look.run.ended not in OVER:
+            return ()
+        if held.outcome is None or judged:
+            return (fact,)
+        told = {name: value for name, value in fact.payload.items() if name != "unknown"}
+        return (replace(fact, payload=told | {"content": held.outcome["content"]}),)  # kept, and not recorded yet
+
+    # Where somebody else has closed it meanwhile, it is recorded.
+    with suppress(ConflictError):
+        append(log, run_id, end, claim=held.ask if held.ask.token else None, clear=True)
 
 
 def called_at(step: int, events: Sequence[Event]) -> str:
@@ -124,8 +122,10 @@ def stopped(kind: Kind, step: int, name: str | None, call_id: str, begun: bool) 
     if kind != "tool":
         return Fact("step_stopped", {"kind": kind}, step)
     tool = name or ""
-    content = unknown_outcome(tool) if begun else cancelled(tool)
-    return Fact("tool_result", {"call_id": call_id, "name": tool, "content": content}, step)
+    told: dict[str, Any] = (
+        {"content": unknown_outcome(tool), "unknown": True} if begun else {"content": cancelled(tool)}
+    )
+    return Fact("tool_result", {"call_id": call_id, "name": tool, **told}, step)
 
 
 def _is_stopping(log: Log, row: RunRow) -> bool:
@@ -135,11 +135,6 @@ def _is_stopping(log: Log, row: RunRow) -> bool:
         if not held.live:
             close(log, held)
     return any(held.live for held in left)
-
-
-def resumed(by: str = "resume", reason: str = "") -> Fact:
-    """The fact that a failed run was taken up again."""
-    return Fact("run_resumed", {"by": by, "reason": reason})
 
 
 def turns(row: RunRow, events: list[Event]) -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from drangue_client import checks
+from drangue_client.appending import append
 from drangue_client.errors import NotPendingError
 from drangue_client.events import Fact
 from drangue_client.result import pending_requests
-from drangue_client.run import Run, fold
-from drangue_client.store.port import Log, Look, Move, RunRow
+from drangue_client.store.port import Log, Look, RunRow
 from drangue_client.wire.queue import HANDOFF_S
 
 
@@ -20,18 +21,16 @@ def record_verdict(
     checks.text("run_id", run_id)
     checks.text("by", by)
     checks.text("reason", reason, hidden=True)
-    look = log.look(run_id)
-    while True:
+    chosen: list[dict[str, Any]] = []
+
+    def decided(look: Look) -> Sequence[Fact]:
         request = _choose(log, look, call_id)
+        chosen.append(request)
         payload = {"call_id": request["call_id"], "by": by, "reason": reason}
-        payload["arguments_hash"] = request["arguments_hash"]
-        fact = Fact(verdict, payload, step=request["step"])
-        run: Run = fold([fact.at(look.run.seq + 1)], onto=look.run)
-        moved = log.settle([Move(run_id, look.row.head_seq, run, facts=(fact,), wake_in_s=HANDOFF_S)])[0]
-        if moved.verdict == "ok":
-            return request, look.row
-        assert moved.look is not None
-        look = moved.look
+        return (Fact(verdict, {**payload, "arguments_hash": request["arguments_hash"]}, step=request["step"]),)
+
+    look, _ = append(log, run_id, decided, wake_in_s=HANDOFF_S)
+    return chosen[-1], look.row
 
 
 def _choose(log: Log, look: Look, call_id: str | None) -> dict[str, Any]:

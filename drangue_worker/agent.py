@@ -15,15 +15,12 @@ from typing import Any, Self
 from drangue_client import checks
 from drangue_client.budget import Budget
 from drangue_client.events import Event
-from drangue_client.result import Result, pending_requests
-from drangue_client.run import fold
+from drangue_client.result import Result
 from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log
 from drangue_client.submission import check_run_id
 from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
-from drangue_client.turns import cancel
-from drangue_client.verdicts import record_verdict
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.deltas import Deltas
 from drangue_worker.engine.inline import begin, go_on
@@ -32,16 +29,18 @@ from drangue_worker.memory import Memory, MemoryItem
 from drangue_worker.models.sdk import MAX_TOKENS
 from drangue_worker.observability.tracers import ConsoleTracer, NullTracer, Tracer
 from drangue_worker.registry import OneAgent
+from drangue_worker.steering import Steering
 from drangue_worker.tools.guards import Guardrails
 from drangue_worker.tools.tool import Tool
 
 
-class Agent:
+class Agent(Steering):
     """An agent: a `model` (or a router), `tools` it may call, and `instructions`.
 
     A model may be given by name (`"gpt-4o"`, `"claude-..."`, `"openai:..."`); `max_tokens` is then its output ceiling,
     and `cache` asks the provider to cache the prompt.
-    `max_steps` bounds the model calls of one turn, `budget` the tokens and dollars of the run. `guardrails` say what
+    `max_steps` bounds the model calls of one turn, `deadline` its seconds, from when it was asked for until it is ended
+    where it is; `budget` the tokens and dollars of the run. `guardrails` say what
     passes, `autonomy` which tools wait for a person. `memory` is recalled from once per run. `output_schema`, a JSON
     schema or a pydantic model, is what every answer must match. `model_retries` is how often a failing model call is
     tried again. `store` is where the log lives (this process's memory by default). Raises TypeError or ValueError
@@ -67,6 +66,7 @@ class Agent:
         memory: Memory | None = None,
         model_retries: int = DEFAULT_MODEL_RETRIES,
         output_schema: Any = None,
+        deadline: float | None = None,
     ) -> None:
         self.blueprint = Blueprint.of(
             name=name,
@@ -83,6 +83,7 @@ class Agent:
             guardrails=guardrails,
             memory=memory,
             output_schema=output_schema,
+            deadline=deadline,
         )
         checks.has("tracer", tracer, "span", "a tracer, such as ConsoleTracer()", optional=True)
         checks.has("store", store, "settle", "a store, such as SQLiteStore('runs.db')", optional=True)
@@ -235,23 +236,6 @@ class Agent:
         finally:
             runtime.close()
 
-    async def approve(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> None:
-        """Grant a waiting call, the oldest unless `call_id` names one; `resume` goes on. NotPendingError if none."""
-        await self._verdict(run_id, call_id, "approval_granted", by, reason)
-
-    async def reject(self, run_id: str, call_id: str | None = None, reason: str = "", *, by: str = "") -> None:
-        """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
-        await self._verdict(run_id, call_id, "approval_denied", by, reason)
-
-    async def cancel(self, run_id: str, *, by: str = "", reason: str = "") -> bool:
-        """End the turn a run is at, whoever works on it; False where it had ended. As `Client.cancel`."""
-        return (await asyncio.to_thread(cancel, self.store, run_id, by=by, reason=reason))[1]
-
-    async def pending_approvals(self, run_id: str) -> list[dict[str, Any]]:
-        """Requests that wait for a person: {step, call_id, tool, arguments, reasoning, text}; none for no run."""
-        events = await asyncio.to_thread(self.store.events, checks.text("run_id", run_id))
-        return pending_requests(fold(events), events)
-
     async def remember(self, item: MemoryItem) -> None:
         """Keep an item in the agent's memory; nothing happens without one. TypeError for what is no MemoryItem."""
         checks.kind("item", item, MemoryItem, "a MemoryItem")
@@ -266,9 +250,6 @@ class Agent:
             worker=f"inline@{socket.gethostname()}/{os.getpid()}",
             tracer=ConsoleTracer() if checks.flag("trace", trace) else self.tracer,
         )
-
-    async def _verdict(self, run_id: str, call_id: str | None, verdict: str, by: str, reason: str) -> None:
-        await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason)
 
     async def aclose(self) -> None:
         """Close what its models opened for the running event loop. Repeating is safe, and so is another run after it.

@@ -57,6 +57,7 @@ class Blueprint:
         guardrails: Guardrails | None = None,
         memory: Any = None,
         output_schema: Any = None,
+        deadline: float | None = None,
     ) -> Blueprint:
         """Check and assemble. Raises TypeError or ValueError naming the argument that cannot be used."""
         checks.count("max_tokens", max_tokens, least=1)
@@ -66,6 +67,7 @@ class Blueprint:
         checks.text("instructions", instructions, hidden=True)
         checks.count("max_steps", max_steps, least=1)
         checks.count("model_retries", model_retries)
+        checks.seconds("deadline", deadline, optional=True)
         checks.kind("autonomy", autonomy, Autonomy, "an Autonomy", optional=True)
         checks.kind("budget", budget, Budget, "a Budget", optional=True)
         checks.kind("guardrails", guardrails, Guardrails, "a Guardrails", optional=True)
@@ -89,6 +91,7 @@ class Blueprint:
             guards=guardrails.terms() if guardrails else None,
             memory=memory is not None,
             output_schema=schema_of(output_schema),
+            deadline_s=deadline,
         )
         if budget and budget.hard:
             _check_worst_case(budget, names, ceilings)

@@ -54,7 +54,7 @@ from drangue_worker.models import (
 from drangue_worker.observability import ConsoleTracer, NullTracer, OTelTracer, Tracer
 from drangue_worker.registry import Registry as AgentRegistry
 from drangue_worker.tools.guards import Guardrails
-from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Done, Tool, ToolPolicy, harden, tool
+from drangue_worker.tools.tool import DEFAULT_RETRY_ON, Done, NotDone, Tool, ToolPolicy, harden, tool
 
 __all__ = [
     "DEFAULT_RETRY_ON",
@@ -84,6 +84,7 @@ __all__ = [
     "MemoryItem",
     "Model",
     "ModelResponse",
+    "NotDone",
     "NullMemory",
     "NullTracer",
     "OTelTracer",

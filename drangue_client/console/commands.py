@@ -12,8 +12,8 @@ import click
 from drangue_client.client import Client
 from drangue_client.console.filters import pairs, run_filters
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
-from drangue_client.console.steering import approve, cancel, reject, retry
-from drangue_client.console.views import answer, approvals_list, run_view, runs_table
+from drangue_client.console.steering import approve, cancel, outcome, reject, retry
+from drangue_client.console.views import answer, approvals_list, run_view, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
 from drangue_client.result import Result
 from drangue_client.store.port import DEFAULT_PRIORITY, RunRow
@@ -45,6 +45,7 @@ SECONDS = _Seconds()
 @click.option(
     "--label", "labels", multiple=True, callback=pairs, metavar="NAME=VALUE", help="To find the run by; repeatable."
 )
+@click.option("--deadline", type=SECONDS, metavar="SECONDS", help="End each turn that takes longer than this.")
 @click.option("--wait", type=SECONDS, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
 @click.option("--allow-unknown", is_flag=True, help="Submit although no worker has registered the agent yet.")
 @json_option
@@ -56,6 +57,7 @@ def submit(
     run_id: str | None,
     priority: int,
     labels: dict[str, str],
+    deadline: float | None,
     wait: float | None,
     allow_unknown: bool,
     as_json: bool,
@@ -67,7 +69,15 @@ def submit(
     drangue submit oncall "..." --run-id incident-4711 --wait 60
     """
     with client_here(context) as client:
-        done = client.submit(agent, input, run_id=run_id, priority=priority, labels=labels, allow_unknown=allow_unknown)
+        done = client.submit(
+            agent,
+            input,
+            run_id=run_id,
+            priority=priority,
+            labels=labels,
+            deadline=deadline,
+            allow_unknown=allow_unknown,
+        )
         if wait is not None and (sys.stderr.isatty() or not done.sent):
             click.echo(f"{done.run_id}  {_submitted(done.created, done.sent)}", err=True)
         if wait is None:
@@ -110,12 +120,14 @@ def _as_json(client: Client, run_id: str, result: Result) -> dict[str, Any]:
         "reason": result.reason,
         "usage": result.usage,
         "pending_approvals": result.pending_approvals,
+        "unknown_outcomes": result.unknown_outcomes,
         "events": [event.to_json() for event in result.events],
     }
 
 
 @click.command(short_help="List runs, newest first.")
 @run_filters(limit=20)
+@click.option("--unknown", is_flag=True, help="Only runs with a call of which nobody knows whether it took effect.")
 @json_option
 @click.pass_context
 def runs(context: click.Context, /, as_json: bool, **filters: Any) -> None:
@@ -124,13 +136,17 @@ def runs(context: click.Context, /, as_json: bool, **filters: Any) -> None:
     \b
     drangue runs --status failed --since 12h
     drangue runs --agent oncall --since 2026-07-01 --until 2026-07-02 --label team=search
+    drangue runs --unknown
     """
     with client_here(context) as client:
         rows = client.runs(**filters)
+        unknown = [item for row in rows for item in client.unknown_outcomes(row.run_id)] if filters["unknown"] else []
     if as_json:
         say_json([asdict(row) for row in rows])
     else:
         say(runs_table(rows))
+        if unknown:
+            say(unknown_list(unknown))
 
 
 @click.command(short_help="Show one run, step by step.")
@@ -152,12 +168,15 @@ def show(context: click.Context, run: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def approvals(context: click.Context, as_json: bool) -> None:
-    """List the calls that wait for a person, with the model's reasons."""
+    """List the calls that wait for a person: for leave, with the model's reasons, or for word of what became of one."""
     with client_here(context) as client:
         pending = client.pending_approvals()
+        asked = [item for item in client.unknown_outcomes() if item["asked"]]
     if as_json:
-        say_json(pending)
-    else:
+        say_json([*pending, *asked])
+    elif asked:
+        say(unknown_list(asked))
+    if not as_json and (pending or not asked):
         say(approvals_list(pending))
 
 
@@ -172,4 +191,4 @@ def migrate(context: click.Context) -> None:
     click.echo(f"tables are at {after}" + ("" if before == after else f" (before: {before or 'none'})"))
 
 
-COMMANDS: tuple[click.Command, ...] = (submit, runs, show, approvals, approve, reject, cancel, retry, migrate)
+COMMANDS: tuple[click.Command, ...] = (submit, runs, show, approvals, approve, reject, outcome, cancel, retry, migrate)

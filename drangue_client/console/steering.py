@@ -85,6 +85,36 @@ def _who_and_why(command: Any) -> Any:
     return click.option("--by", default=login_name, help="Who decides.  [default: your login name]")(command)
 
 
+@click.command(short_help="Say what became of a call.")
+@click.argument("run")
+@click.argument("call", required=False)
+@click.option("--happened/--did-not-happen", "happened", default=None, help="Whether it took effect.")
+@click.option("--note", default="", help="What you found, for the model; of a call that happened, its result.")
+@_who_and_why
+@click.pass_context
+def outcome(
+    context: click.Context, run: str, call: str | None, happened: bool | None, note: str, by: str, reason: str
+) -> int:
+    """Say whether a call of RUN took effect of which nobody knows: the oldest, or the one with id CALL.
+
+    \b
+    drangue outcome run-17 --happened --note "ledger entry 4711"
+    drangue outcome run-17 call_1 --did-not-happen --reason "asked the bank"
+
+    A run that waits for it goes on; one that went on without is told with its next model call. Nothing is executed.
+    """
+    if happened is None:
+        raise click.UsageError("say --happened or --did-not-happen.")
+    with client_here(context) as client:
+        unknown = [item["call_id"] for item in client.unknown_outcomes(run)]
+        if call is None and len(unknown) > 1:
+            raise click.UsageError(f"{len(unknown)} calls of run {run} are unknown; name one: {', '.join(unknown)}.")
+        item = client.give_outcome(run, call, happened=happened, note=note, by=by, reason=reason)
+    word = "took effect" if happened else "took no effect"
+    click.echo(f"recorded that {item['tool']} ({item['call_id']}) of run {run} {word}")
+    return OK
+
+
 @click.command(short_help="End runs where they are.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @_who_and_why

@@ -91,6 +91,24 @@ def _approval(item: dict[str, Any]) -> RenderableType:
     return tree
 
 
+def unknown_list(unknown: Sequence[dict[str, Any]]) -> RenderableType:
+    """A block per call of which nobody knows whether it took effect: what it was to do, and what to type."""
+    return Group(*(_unknown(item) for item in unknown))
+
+
+def _unknown(item: dict[str, Any]) -> RenderableType:
+    call = f"{item['run_id']} {shlex.quote(item['call_id'])}"
+    waits = "the run waits for your word" if item["asked"] else "the model was told that it is unknown"
+    tree = Tree(
+        Text.assemble((shown(item["tool"]), "bold red"), f"  {item['run_id']} ", (shown(item["call_id"]), "dim"))
+    )
+    for name, value in item["arguments"].items():
+        tree.add(Text(shown(f"{name} = {json.dumps(value, ensure_ascii=False)}")))
+    tree.add(Text(f"begun {when(item['since'])} UTC, and interrupted; {waits}", style="italic"))
+    tree.add(Text(shown(f"drangue outcome {call} --happened   or   --did-not-happen"), style="dim"))
+    return tree
+
+
 def run_view(row: RunRow, result: Result) -> RenderableType:
     """One run: its state, its steps as a tree, what waits. Its answer is `answer`."""
     usage = result.usage
@@ -105,6 +123,8 @@ def run_view(row: RunRow, result: Result) -> RenderableType:
     parts: list[RenderableType] = [head, trace_tree(row, result)]
     if result.pending_approvals:
         parts.append(approvals_list([{"run_id": row.run_id, **item} for item in result.pending_approvals]))
+    if result.unknown_outcomes:
+        parts.append(unknown_list([{"run_id": row.run_id, **item} for item in result.unknown_outcomes]))
     return Group(*parts)
 
 

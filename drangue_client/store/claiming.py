@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, and_, case, exists, or_, select, update
 
 from drangue_client.run import ENDED
-from drangue_client.store.port import Ask, Claimed
+from drangue_client.store.port import LAPSED, Ask, Claimed
 from drangue_client.store.reading import events_of, folded, look_at, row_of
 from drangue_client.store.tables import events, now, runs, steps
 
@@ -27,7 +27,8 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
     )
     # Asked again after a lost answer: the claim is ours already and must not count twice.
     anew = case((steps.c.claim == ask.token, 0), else_=1)
-    crashed = case((or_(steps.c.claim.is_(None), steps.c.claim == ask.token), 0), else_=1)
+    ended = or_(steps.c.claim.is_(None), steps.c.claim == ask.token)
+    crashed = case((ended, 0), else_=1)
     taken = (
         update(steps)
         .where(steps.c.run_id == ask.run_id, steps.c.step == free)
@@ -38,6 +39,7 @@ def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:
             kill_at=case((steps.c.claim == ask.token, steps.c.kill_at), else_=None),
             attempt=steps.c.attempt + anew,
             crashes=steps.c.crashes + crashed,
+            category=case((ended, steps.c.category), else_=LAPSED),
             sends=0,
         )
         .returning(*steps.c)

@@ -30,14 +30,15 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.schema import CreateColumn
 
 from drangue_client.events import Event, Fact, normalise
-from drangue_client.run import ENDED, OVER
+from drangue_client.run import ENDED
 from drangue_client.store.claiming import claim_step
 from drangue_client.store.database import Database
+from drangue_client.store.holding import Holding, of_child
 from drangue_client.store.port import (
+    REAPED,
     AgentRow,
     Ask,
     Claimed,
-    Held,
     Look,
     Move,
     Moved,
@@ -48,11 +49,10 @@ from drangue_client.store.port import (
     StepRef,
 )
 from drangue_client.store.reading import (
+    begun,
     events_of,
     folded,
     held,
-    held_step,
-    held_steps,
     look_at,
     row_of,
     run_row,
@@ -61,13 +61,13 @@ from drangue_client.store.reading import (
 )
 from drangue_client.store.settling import append_facts, settle_move
 from drangue_client.store.sweeping import Sweeping
-from drangue_client.store.tables import agents, events, metadata, now, runs, steps
+from drangue_client.store.tables import agents, metadata, now, runs, steps
 
 T = TypeVar("T")
 Item = TypeVar("Item", NewRun, Move)
 
 
-class SqlLog(Sweeping):
+class SqlLog(Sweeping, Holding):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
     def __init__(self, url: str | URL, pool_size: int = 5) -> None:
@@ -105,6 +105,7 @@ class SqlLog(Sweeping):
         since: float | None = None,
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
+        unknown: bool = False,
         limit: int = 50,
     ) -> list[RunRow]:
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id).limit(limit)
@@ -116,6 +117,8 @@ class SqlLog(Sweeping):
             query = query.where(runs.c.created_at >= since)
         if until is not None:
             query = query.where(runs.c.created_at < until)
+        if unknown:
+            query = query.where(runs.c.unknown > 0)
         query = query.where(*(self._bears(name, value) for name, value in normalise(dict(labels or {})).items()))
         return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
 
@@ -132,14 +135,11 @@ class SqlLog(Sweeping):
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         return self.db.run(lambda c: [claim_step(c, ask, lease_s) for ask in asks], durable=False)
 
-    def begin(self, ask: Ask, fact: Fact) -> bool:
+    def begin(self, ask: Ask, fact: Fact, *, again: bool = False) -> bool:
         def work(c: Connection) -> bool:
             run = c.execute(_locked(ask.run_id)).first()
-            ours = c.execute(select(steps.c.step).where(*held(ask)).with_for_update()).first()
-            began = select(events.c.seq).where(
-                events.c.run_id == ask.run_id, events.c.step == ask.step, events.c.type == "step_started"
-            )
-            if run is None or run.status in ENDED or ours is None or c.execute(began.limit(1)).first() is not None:
+            ours = c.execute(select(begun().label("begun")).where(*held(ask)).with_for_update(of=steps)).first()
+            if run is None or run.status in ENDED or ours is None or (ours.begun and not again):
                 return False
             append_facts(c, ask.run_id, run.head_seq, [fact])
             c.execute(
@@ -174,35 +174,6 @@ class SqlLog(Sweeping):
 
         return self.db.run(work, durable=False) if asks else set()
 
-    def arm(self, ask: Ask, limit_s: float | None) -> bool:
-        armed = update(steps).where(*held(ask)).values(kill_at=None if limit_s is None else now(limit_s))
-        return self.db.run(lambda c: bool(c.execute(armed).rowcount), durable=False)
-
-    def overdue(self, worker: str, patience_s: float) -> list[Held]:
-        begun = select(events.c.seq).where(
-            events.c.run_id == steps.c.run_id, events.c.step == steps.c.step, events.c.type == "step_started"
-        )
-        unwanted = and_(runs.c.status.in_(OVER), runs.c.finished_at < now(-patience_s), ~begun.exists())
-        query = held_steps().where(_of_child(worker), or_(steps.c.kill_at < now(), unwanted))
-        return self.db.run(lambda c: [held_step(row) for row in c.execute(query).mappings()], durable=False)
-
-    def halted(self, asks: Sequence[Ask]) -> set[str]:
-        keys = [(ask.run_id, ask.step) for ask in asks]
-        query = (
-            select(steps.c.claim)
-            .join(runs, runs.c.run_id == steps.c.run_id)
-            .where(
-                tuple_(steps.c.run_id, steps.c.step).in_(keys),
-                steps.c.claim.in_([ask.token for ask in asks]),
-                runs.c.status.in_(OVER),
-            )
-        )
-        return self.db.run(lambda c: set(c.execute(query).scalars()), durable=False) if asks else set()
-
-    def held(self, run_id: str) -> list[Held]:
-        query = held_steps().where(steps.c.run_id == run_id).order_by(steps.c.step)
-        return self.db.run(lambda c: [held_step(row) for row in c.execute(query).mappings()])
-
     def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
         def one(c: Connection, release: Release) -> StepRef | None:
             values = unclaimed(release.delay_s) | {
@@ -218,9 +189,10 @@ class SqlLog(Sweeping):
 
         return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
 
-    def release_worker(self, worker: str) -> list[StepRef]:
-        values = {**unclaimed(0), "lost": steps.c.lost + 1}
-        its = or_(steps.c.worker == worker, _of_child(worker))
+    def release_worker(self, worker: str, category: str = "drained") -> list[StepRef]:
+        counted = "crashes" if category == REAPED else "lost"
+        values = {**unclaimed(0), counted: steps.c[counted] + 1, "category": category}
+        its = or_(steps.c.worker == worker, of_child(worker))
         given_back = update(steps).where(its).values(values).returning(*steps.c)
         return self.db.run(lambda c: [step_ref(row) for row in c.execute(given_back).mappings()], durable=False)
 
@@ -270,11 +242,6 @@ class SqlLog(Sweeping):
 
     def queues(self, patience_s: float, limit: int = 100) -> list[QueueState]:
         return self._queues(patience_s, limit)
-
-
-def _of_child(worker: str) -> ColumnElement[bool]:
-    """The condition that a child of this worker holds a step: its name is the worker's, a dot and its process id."""
-    return steps.c.worker.startswith(f"{worker}.", autoescape=True)
 
 
 def _in_order(items: Sequence[Item], work: Callable[[Item], T]) -> list[T]:

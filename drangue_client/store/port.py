@@ -18,11 +18,16 @@ Executor = Literal["celery", "inline"]
 Kind = Literal["prepare", "model", "tool"]
 DEFAULT_PRIORITY = 5
 
+# How an attempt ended that gave no answer.
+KILLED = "killed"  # its process was killed at its timeout
+REAPED = "reaped"  # its process has ended
+LAPSED = "lapsed"  # nobody heard of it again: it may be alive
+
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run to be recorded. `wake_in_s` is when a sweep may first suspect that its message was lost; `overrides` is
-    what it is started with besides its agent's terms: {"output_schema"?, "turn_id"?, "tokens"?}."""
+    what it is started with besides its agent's terms: {"output_schema"?, "turn_id"?, "tokens"?, "deadline_s"?}."""
 
     run_id: str
     agent: str
@@ -36,7 +41,8 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run's row. Times are epoch seconds; `wake_at` is when it needs a coordinator at the latest."""
+    """A run's row. Times are epoch seconds; `wake_at` is when it needs a coordinator at the latest, `unknown` how many
+    of its calls have an outcome that nobody knows."""
 
     run_id: str
     agent: str
@@ -52,6 +58,8 @@ class RunRow:
     finished_at: float | None
     wake_at: float | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    deadline_at: float | None = None
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +90,9 @@ class Claimed:
     """Exclusive leave to perform a step, and all that performing depends on.
 
     `attempt` counts every claim of the step, `failures` those that ended in a retryable error, `crashes` those whose
-    worker died, `lost` also those that were given up under way, `tries` what is known of the failed ones. `outcome` is
-    what an earlier attempt kept. `facts` are the step's own events so far, `decision` the event that asked for a tool
-    call, `events` the whole log (steps that need the conversation only).
+    worker died, `lost` also those that were given up under way, `tries` what is known of the failed ones. `category` is
+    how the one before ended, `outcome` what an earlier one kept. `facts` are the step's own events so far, `decision`
+    the event that asked for a tool call, `events` the whole log (steps that need the conversation only).
     """
 
     ask: Ask
@@ -119,12 +127,13 @@ class StepRef:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A step to be opened, unless it is open already."""
+    """A step to be opened, unless it is open already; `on_cancel` as the terms of its tool have it."""
 
     step: int
     kind: Kind
     name: str | None
     queue: str | None
+    on_cancel: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +175,8 @@ class Release:
     """Give a claimed step back, unsettled: it may be claimed again in `delay_s`.
 
     `failed` counts a retryable error, `lost` a call that was under way and may have had its effect; `tries` replaces
-    what is known of the failed attempts (None leaves it).
+    what is known of the failed attempts (None leaves it). `category` says how the attempt ended: KILLED and REAPED that
+    its process is known to be dead.
     """
 
     ask: Ask
@@ -231,17 +241,18 @@ class Log(Protocol):
         since: float | None = None,
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
+        unknown: bool = False,
         limit: int = 50,
     ) -> list[RunRow]:
         """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds) that bear all these
-        `labels`, whatever else they bear."""
+        `labels`, whatever else they bear; with `unknown` only those with an outcome that nobody knows."""
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""
 
-    def begin(self, ask: Ask, fact: Fact) -> bool:
-        """Record, durably, that an irreversible step begins. False: the claim is not ours, it began before,
-        or the turn is over."""
+    def begin(self, ask: Ask, fact: Fact, *, again: bool = False) -> bool:
+        """Record, durably, that an irreversible step begins. False: the claim is not ours, the turn is over, or it
+        began before, unless `again` says that this is known to have had no effect."""
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
         """Keep, durably, what a step came to before it is judged. False: the claim is not ours."""
@@ -252,7 +263,7 @@ class Log(Protocol):
 
     def overdue(self, worker: str, patience_s: float) -> list[Held]:
         """The steps that children of a worker hold beyond what was said with `arm`, or `patience_s` seconds after their
-        turn was over; what cannot be undone and has begun is among the former only."""
+        turn was over; what is to be let finish, be it since it cannot be undone and has begun, only the former."""
 
     def halted(self, asks: Sequence[Ask]) -> set[str]:
         """The tokens among these that hold a step of a turn that is over: whoever holds it shall stop."""
@@ -263,8 +274,9 @@ class Log(Protocol):
     def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
         """Give steps back; None where the claim was lost."""
 
-    def release_worker(self, worker: str) -> list[StepRef]:
-        """Give back every step of a worker that is known to have ended."""
+    def release_worker(self, worker: str, category: str = "drained") -> list[StepRef]:
+        """Give back every step of a worker, or of one child, that is told to end; with REAPED of one that has ended by
+        itself: each is a crash of its step then."""
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         """Write moves, each whole or not at all."""

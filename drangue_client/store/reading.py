@@ -76,10 +76,17 @@ def held_steps() -> Select[Any]:
 
 def worth_keeping() -> ColumnElement[bool]:
     """The condition that something is known of a step that its log does not tell: it has begun, or an outcome."""
+    return and_(or_(steps.c.outcome.is_not(None), begun()), ~_recorded("tool_result"))
+
+
+def begun() -> ColumnElement[bool]:
+    """The condition that a step which cannot be undone has begun."""
+    return _recorded("step_started")
+
+
+def _recorded(event_type: str) -> ColumnElement[bool]:
     own = (events.c.run_id == steps.c.run_id, events.c.step == steps.c.step)
-    begun = select(events.c.seq).where(*own, events.c.type == "step_started").exists()
-    told = select(events.c.seq).where(*own, events.c.type == "tool_result").exists()
-    return and_(or_(steps.c.outcome.is_not(None), begun), ~told)
+    return select(events.c.seq).where(*own, events.c.type == event_type).exists()
 
 
 def held_step(row: RowMapping) -> Held:

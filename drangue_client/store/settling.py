@@ -44,7 +44,9 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
     values: dict[str, Any] = {
         "head_seq": move.head + len(move.facts),
         "status": run.status,
-        "wake_at": None if move.wake_in_s is None or run.ended else now(move.wake_in_s),
+        "wake_at": _wake_at(move),
+        "deadline_at": run.deadline_at,
+        "unknown": len(run.unknown),
         "updated_at": now(),
     }
     if not outlives(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
@@ -57,6 +59,13 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
     if not run.ended:
         values |= {"finished_at": None, "error": None}
     return values
+
+
+def _wake_at(move: Move) -> Any:
+    """When the run needs a coordinator; whoever moves it on then says anew when its deadline is."""
+    if move.run.ended:
+        return None
+    return move.run.deadline_at if move.wake_in_s is None else now(move.wake_in_s)
 
 
 def append_facts(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -> None:
@@ -116,6 +125,7 @@ def _open(c: Connection, row: RowMapping, opens: Sequence[Open], *, reopen: bool
                 "available_at": now(),
                 "sent_at": now(),
                 "sends": 0,
+                "on_cancel": step.on_cancel,
             }
             for step in opens
         ]

@@ -97,12 +97,14 @@ runs = Table(
     Column("wake_at", Instant),
     Column("deadline_at", Instant),
     Column("error", Text),
+    Column("unknown", Integer, nullable=False, server_default=text("0")),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("finished_at", Instant),
     Index("ix_runs_wake_at", "wake_at", postgresql_where=text("wake_at is not null")),
     Index("ix_runs_status_created_at", "status", "created_at"),
     Index("ix_runs_created_at", "created_at"),
+    Index("ix_runs_unknown", "created_at", postgresql_where=text("unknown > 0")),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -162,6 +164,7 @@ steps = Table(
     Column("outcome", JSON),
     Column("tries", JSON),
     Column("lost", Integer, nullable=False, server_default=text("0")),
+    Column("on_cancel", String(12)),
     postgresql_with={"fillfactor": 70},
 )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from drangue_client.errors import ValidationError
+from drangue_client.errors import ConflictError, ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.outcomes import is_unknown
 from drangue_client.run import Run, fold
@@ -100,6 +100,7 @@ def coordinate(runtime: Runtime, run_id: str, first: Sequence[Fact] = ()) -> lis
             facts=decided.facts,
             opens=decided.opens,
             reopen=any(fact.type == "run_resumed" for fact in decided.facts),
+            clear=decided.run.cut_short,
         )
         moved = runtime.log.settle([move])[0]
         if moved.verdict == "ok":
@@ -128,6 +129,7 @@ def settle(
             opens=decided.opens,
             claim=claim,
             park=park,
+            clear=decided.run.cut_short,
         )
         moved = runtime.log.settle([move])[0]
         if moved.verdict == "ok":
@@ -142,15 +144,21 @@ def settle(
 def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
     """Record the true outcome of an irreversible call whose step was taken over while it ran, and told as unknown.
 
-    Nothing is written where the step has a true outcome already. Returns the steps that were opened, to be sent.
+    Where a person is asked, it is the answer; nothing is written where one is known already. Returns the steps that
+    were opened, to be sent.
     """
     known = [event for event in runtime.log.events(claim.run_id) if event.step == claim.step]
-    settled = [event for event in known if event.type == "tool_result" and not is_unknown(event.payload["content"])]
-    if settled or any(event.type == "outcome_corrected" for event in known):
+    results = [event for event in known if event.type == "tool_result"]
+    told = ("outcome_corrected", "outcome_given")
+    if any(not is_unknown(event.payload) for event in results) or any(event.type in told for event in known):
         return []
-    fact = Fact("outcome_corrected", late.payload, claim.step, late.ts, late.duration_ms)
+    asked = any(event.type == "outcome_requested" for event in known)
+    fact = late if asked and not results else replace(late, type="outcome_corrected")
     log.warning("outcome_corrected", run_id=claim.run_id, step=claim.step)
-    return coordinate(runtime, claim.run_id, [fact])
+    try:
+        return coordinate(runtime, claim.run_id, [fact])
+    except ConflictError:  # a person has answered meanwhile
+        return []
 
 
 def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
@@ -174,7 +182,10 @@ def _start(runtime: Runtime, look: Look) -> Fact | None:
         return None
     overrides = look.row.overrides
     terms = replace(blueprint.terms, output_schema=overrides.get("output_schema", blueprint.terms.output_schema))
+    limits = [one for one in (terms.deadline_s, overrides.get("deadline_s")) if one is not None]
+    terms = replace(terms, deadline_s=min(limits, default=None))
     payload: dict[str, Any] = {"input": look.row.input, "config": terms.to_json()}
+    payload |= terms.deadline(look.row.created_at)  # waiting in a queue counts
     if terms.output_schema is not None:
         payload["output_schema"] = terms.output_schema
     if "turn_id" in overrides:
@@ -205,8 +216,8 @@ def _open(command: Opening, executor: Executor) -> Open:
     match command:
         case CallModel(step):
             return Open(step, "model", None, MODEL_QUEUE if executor == "celery" else None)
-        case CallTool(step, name, queue):
-            return Open(step, "tool", name, queue if executor == "celery" else None)
+        case CallTool(step, name, queue, on_cancel):
+            return Open(step, "tool", name, queue if executor == "celery" else None, on_cancel)
         case Screen(step) | Recall(step):
             what = SCREEN if isinstance(command, Screen) else RECALL
             return Open(step, "prepare", what, MODEL_QUEUE if executor == "celery" else None)

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 from drangue_client import answer
 from drangue_client.events import Event, Fact
 from drangue_client.outcomes import failure, shadow
-from drangue_client.run import Run
+from drangue_client.run import DEADLINE, Run
 from drangue_client.terms import arguments_hash
 from drangue_worker.rules.commands import (
     AskApproval,
@@ -74,6 +74,8 @@ def fact_of(command: Command, run: Run, evidence: Evidence, check: Check) -> Fac
                 finish |= {"structured": True}
             elif reason == "blocked":
                 finish |= {"blocked": True}
+            elif reason == DEADLINE:  # the next thought may have been opened, and not have been recorded
+                finish |= {"last_step": run.last_step + 1}
             return Fact("run_finished", finish, step=run.last_step)
         case CallModel() | CallTool() | Screen() | Recall():
             raise AssertionError("steps are opened, not recorded")

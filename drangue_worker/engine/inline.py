@@ -7,6 +7,8 @@ are waited for here. It is what `Agent.run` does, and the double that tests of a
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +89,7 @@ async def go_on(runtime: Runtime, run_id: str, moved: Callable[[], None] = _nobo
         await _wait_for_fleet(runtime, run_id, look.run.ended == "failed", moved)
     elif look.run.ended is None or look.run.ended == "failed":
         with runtime.span("run", run_id=run_id, agent=look.row.agent) as span:
-            await drive(runtime, run_id, (resumed(),) if look.run.ended else (), moved)
+            await drive(runtime, run_id, (resumed(look),) if look.run.ended else (), moved)
             result = await _result(runtime, run_id)
             if result.status == "paused":
                 span.set("status", "paused")
@@ -134,19 +136,26 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
     another process. When cancelled, steps in flight are given back.
     """
     await runtime.database(coordinate, runtime, run_id, first)
+    look = await runtime.database(runtime.log.look, run_id)
+    ends_at = math.inf if look.run.deadline_at is None else time.monotonic() + look.run.deadline_at - look.now
     running: dict[asyncio.Task[Performed], int] = {}
+    over = asyncio.Event()
     failed: BaseException | None = None
     try:
         while True:
             moved()
-            held = await _start_open_steps(runtime, run_id, running)
+            if time.monotonic() >= ends_at:
+                await runtime.database(coordinate, runtime, run_id)
+                over.set()
+            held = await _start_open_steps(runtime, run_id, running, over)
             if not running:
                 if failed:
                     raise failed
                 if held:
                     raise LeaseHeldError(run_id)
                 return
-            finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            left_s = None if over.is_set() or ends_at == math.inf else max(0.0, ends_at - time.monotonic())
+            finished, _ = await asyncio.wait(running, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
                 del running[task]
                 failed = failed or task.result().error
@@ -155,7 +164,9 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
         moved()
 
 
-async def _start_open_steps(runtime: Runtime, run_id: str, running: dict[asyncio.Task[Performed], int]) -> bool:
+async def _start_open_steps(
+    runtime: Runtime, run_id: str, running: dict[asyncio.Task[Performed], int], over: asyncio.Event
+) -> bool:
     """Start every open step that is free; returns whether another process holds one."""
     held = False
     for ref, delay_s, live in await runtime.database(runtime.log.open_steps, run_id):
@@ -164,13 +175,15 @@ async def _start_open_steps(runtime: Runtime, run_id: str, running: dict[asyncio
         if live:
             held = True
         else:
-            running[asyncio.create_task(_later(runtime, ref, delay_s))] = ref.step
+            running[asyncio.create_task(_later(runtime, ref, delay_s, over))] = ref.step
     return held
 
 
-async def _later(runtime: Runtime, ref: StepRef, delay_s: float) -> Performed:
+async def _later(runtime: Runtime, ref: StepRef, delay_s: float, over: asyncio.Event) -> Performed:
+    """Perform a step when its backoff is over, or find, when the turn is, that it is no more to be done."""
     if delay_s > 0:
-        await asyncio.sleep(delay_s)
+        await asyncio.wait({ended := asyncio.ensure_future(over.wait())}, timeout=delay_s)
+        ended.cancel()
     return await perform(runtime, ref.run_id, ref.step)
 
 

@@ -127,9 +127,14 @@ class Attempt:
         return self.failed(text_of(error), category_of(error), error, **more)
 
     def may_stop(self) -> bool:
-        """Whether the work may be stopped when its turn is over: what cannot be undone and has begun may not, nor the
-        judging of what a call came to."""
-        return not (self.begun or self._had_begun or self.claimed.outcome is not None)
+        """Whether the work may be stopped when its turn is over: by the terms of its tool; else what cannot be undone
+        and has begun may not. The judging of what a call came to never may."""
+        tool = self.terms.tools.get(self.claimed.name or "") if self.claimed.kind == "tool" else None
+        if self.claimed.outcome is not None:
+            return False
+        if tool is not None and tool.on_cancel is not None:
+            return tool.on_cancel == "stop"
+        return not (self.begun or self._had_begun)
 
     def stopped(self) -> Settle:
         """The end of a step whose turn was ended from outside."""

@@ -14,6 +14,7 @@ from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.outcomes import cancelled, failure, shadow, unknown_outcome
 from drangue_client.run import OVER, fold
+from drangue_client.store.port import KILLED, REAPED
 from drangue_client.terms import MODES, Mode, arguments_hash
 from drangue_worker.engine.facts import approval_request, tool_result
 from drangue_worker.engine.step import (
@@ -32,7 +33,6 @@ from drangue_worker.tools.tool import Tool
 
 log = get_logger("drangue.tool_step")
 
-KILLED = "killed"  # why a step was given back whose process was killed at its timeout
 KILL_SLACK_S = 1.0  # a process that can still record the timeout by itself is given the time to
 
 
@@ -46,23 +46,52 @@ async def call_tool(attempt: Attempt) -> Outcome:
     if claimed.outcome is not None:
         return await _screened(attempt, name, call["id"], claimed.outcome)
     tool = attempt.blueprint.tools.get(name)
-    if any(event.type == "step_started" for event in claimed.facts):
-        return await _begun_before(attempt, name, call["id"], tool)
+    begun = [event.payload["attempt"] for event in claimed.facts if event.type == "step_started"]
+    if begun:
+        known = await _begun_before(attempt, name, call, tool, dead=_is_dead(attempt, begun[-1]))
+        if known is not None:
+            return known
     if tool is None:
         return _tool_missing(attempt, name, call["id"])
     try:
         answered = await _answered_without_running(attempt, tool, call)
     except Exception as error:
         return attempt.guard_failed(error)
-    return answered or await _run(attempt, tool, call)
+    return answered or await _run(attempt, tool, call, again=bool(begun))
 
 
-async def _begun_before(attempt: Attempt, name: str, call_id: str, tool: Tool | None) -> Outcome:
-    """An irreversible call that was interrupted: its tool may know what became of it; it is not made again."""
-    content, known = unknown_outcome(name), False
+async def _begun_before(
+    attempt: Attempt, name: str, call: dict[str, Any], tool: Tool | None, *, dead: bool
+) -> Outcome | None:
+    """An irreversible call that was interrupted: its tool may know what became of it. None: it may be made anew, since
+    it had no effect and, whoever made it being `dead`, can have none any more."""
+    found, content = "unknown", unknown_outcome(name)
     if tool is not None:
-        content, known = await reconciled(tool, attempt.key, attempt.runtime.settings.call_timeout_s)
-    return await _conclude(attempt, name, call_id, content) if known else _result(attempt, name, call_id, content)
+        found, content = await reconciled(tool, attempt.key, attempt.runtime.settings.call_timeout_s)
+    if found == "done":
+        return await _conclude(attempt, name, call["id"], content)
+    if found == "not_done" and dead:
+        if attempt.claimed.category != KILLED:
+            return None
+        late = failure(name, "timeout", "its time was over, its process was killed, and it had no effect")
+        return _result(attempt, name, call["id"], late)
+    return _unknown(attempt, name, call, tool, content)
+
+
+def _is_dead(attempt: Attempt, begun: int) -> bool:
+    """Whether the process is known to have ended in which the attempt ran that has begun. Only the attempt right before
+    this one is known of, and a claim that lapsed tells nothing of who held it."""
+    return begun == attempt.claimed.attempt - 1 and attempt.claimed.category in (KILLED, REAPED)
+
+
+def _unknown(attempt: Attempt, name: str, call: dict[str, Any], tool: Tool | None, content: str) -> Settle:
+    """An outcome that nobody knows: the model is told, or a person asked, by what was recorded and what holds today."""
+    recorded = attempt.terms.tools.get(name)
+    if "ask" in (tool and tool.on_unknown, recorded and recorded.on_unknown):
+        asked = {"call_id": call["id"], "tool": name, "arguments": call["arguments"], "content": content}
+        return Settle((Fact("outcome_requested", asked, attempt.step),))
+    result = tool_result(attempt.step, name, call["id"], content, {**attempt.retries(), "unknown": True})
+    return Settle((result,))
 
 
 async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome | None:
@@ -119,10 +148,10 @@ def _gated(attempt: Attempt, tool: Tool) -> bool:
     return not _reversible(attempt, tool) and any(guards.gate_irreversible for guards in both if guards)
 
 
-async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
+async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: bool) -> Outcome:
     told = {"name": tool.name, "arguments": call["arguments"], "call_id": call["id"]}
     with attempt.runtime.span("tool", seq=attempt.run.seq + 1, **told) as span:
-        refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call["id"])
+        refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call["id"], again=again)
         if refused:
             return _result(attempt, tool.name, call["id"], refused)
         done = await _content(attempt, tool, call["arguments"])
@@ -130,7 +159,12 @@ async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome:
             span.set("error", done.category)
             return done
         content, failed = done
-        outcome = await _conclude(attempt, tool.name, call["id"], content)
+        if failed == "unknown_outcome":
+            # Whoever ran over its time may still be at it: what is not done yet may still come.
+            outcome = await _begun_before(attempt, tool.name, call, tool, dead=False)
+            assert outcome is not None
+        else:
+            outcome = await _conclude(attempt, tool.name, call["id"], content)
         for fact in outcome.facts if isinstance(outcome, Settle) else ():
             if fact.type == "tool_result":
                 span.set("content", fact.payload["content"])  # as the guard let it pass
@@ -198,12 +232,12 @@ async def _screened(attempt: Attempt, name: str, call_id: str, outcome: dict[str
     return _result(attempt, name, call_id, content, **timing)
 
 
-async def _begin(attempt: Attempt, tool: Tool, call_id: str) -> str | None:
+async def _begin(attempt: Attempt, tool: Tool, call_id: str, *, again: bool) -> str | None:
     """Write, durably and last of all, that an irreversible call begins; returns why it must not be made."""
     claimed = attempt.claimed
     payload = {"call_id": call_id, "tool": tool.name, "attempt": claimed.attempt}
     fact = Fact("step_started", payload, attempt.step, ts=claimed.look.now)  # as its result will have it
-    if not await attempt.runtime.uninterrupted(attempt.runtime.log.begin, claimed.ask, fact):
+    if not await attempt.runtime.uninterrupted(attempt.runtime.log.begin, claimed.ask, fact, again=again):
         now = await attempt.runtime.uninterrupted(attempt.runtime.log.look, claimed.ask.run_id)
         return cancelled(tool.name) if now.run.ended in OVER else unknown_outcome(tool.name)
     look = claimed.look

@@ -23,11 +23,10 @@ from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.run import OVER
-from drangue_client.store.port import Held, Release, StepRef
+from drangue_client.store.port import KILLED, REAPED, Held, Release, StepRef
 from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
-from drangue_worker.engine.tool_step import KILLED
 from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
@@ -121,9 +120,14 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             self.stop(worker)
 
         def _watch(self, pool: Any) -> None:
+            ended: set[int] = set()  # whose claims are to be given back
+            running: set[int] = set()
             while not self._stop.wait(KILL_CHECK_S):
                 try:
-                    kill_overdue(fleet, {process.pid for process in list(pool._pool._pool)})
+                    before, running = running, {process.pid for process in list(pool._pool._pool)}
+                    ended = (ended | before) - running
+                    give_back_of_ended(fleet, ended)
+                    kill_overdue(fleet, running)
                 except DatabaseUnavailable as error:
                     log.warning("kill_delayed", error=str(error))
                     self._stop.wait(fleet.settings.lease_s)  # children that have ended their calls may say so first
@@ -133,6 +137,17 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
                     log.exception("kill_failed")  # the next look may succeed, and must be tried
 
     return [Guard, Sweeping, Draining, Killing]
+
+
+def give_back_of_ended(fleet: FleetRuntime, children: set[int]) -> None:
+    """Give back what processes of the pool held that have ended by themselves, each of which is forgotten then: nobody
+    waits for their leases. Nothing of theirs can be recorded any more, and nothing be done."""
+    for child in sorted(children):
+        given_back = fleet.log.release_worker(f"{fleet.worker}.{child}", REAPED)
+        children.discard(child)
+        if given_back:
+            log.warning("process_ended", child=child, steps=len(given_back))
+            fleet.sender.steps(given_back)
 
 
 def kill_overdue(fleet: FleetRuntime, children: set[int]) -> None:

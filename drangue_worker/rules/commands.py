@@ -28,11 +28,12 @@ class CallModel:
 
 @dataclass(frozen=True, slots=True)
 class CallTool:
-    """Open a tool step on the queue its tool is served from."""
+    """Open a tool step on the queue its tool is served from; `on_cancel` is what to do about it when its turn ends."""
 
     step: int
     name: str
     queue: str
+    on_cancel: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """End the turn. `reason` is `answered`, `schema` (answered, but not as asked), `max_steps`, `budget` or `blocked`;
-    `structured` says that the output is JSON that matches the schema."""
+    """End the turn. `reason` is `answered`, `schema` (answered, but not as asked), `max_steps`, `budget`, `blocked` or
+    `deadline`; `structured` says that the output is JSON that matches the schema."""
 
     output: str
     reason: str

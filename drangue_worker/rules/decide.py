@@ -1,15 +1,15 @@
 """`decide`: what a run needs next. The whole control flow of the runtime is on this page.
 
 It names everything that is due, from the log alone and knows nothing of what is already under way: opening a step twice
-is harmless, so the rules need no memory. The order below is the order of authority: an ended turn does nothing, an
-input is judged before anything is done with it, calls that may not run are answered before anybody is asked about them,
-calls come before the next thought, a ceiling only ever stops a thought.
+is harmless, so the rules need no memory. The order below is the order of authority: an ended turn does nothing, one
+whose time is over ends, an input is judged before anything is done with it, calls that may not run are answered before
+anybody is asked about them, calls come before the next thought, a ceiling only ever stops a thought.
 """
 
 from __future__ import annotations
 
 from drangue_client import answer
-from drangue_client.run import Call, Run
+from drangue_client.run import DEADLINE, Call, Run
 from drangue_client.terms import Terms
 from drangue_worker.rules import budget
 from drangue_worker.rules.commands import (
@@ -37,6 +37,8 @@ def decide(run: Run, now: float) -> tuple[Command, ...]:
     if run.ended or run.terms is None:
         return ()
     terms = run.terms
+    if run.deadline_at is not None and now >= run.deadline_at:
+        return (Finish("(stopped: its time was over)", DEADLINE),)
     if terms.guards and terms.guards.input and not run.screened:
         return (Screen(-run.turn),)
     if run.blocked is not None:
@@ -63,6 +65,8 @@ def _answers_without_running(calls: tuple[Call, ...], terms: Terms) -> tuple[Com
     asked: list[Command] = []
     guard_first = terms.guards is not None and terms.guards.output  # its step asks, once the guard has let it pass
     for call in calls:
+        if call.verdict == "uncertain":  # it has begun: only a person can answer it now
+            continue
         mode = terms.mode_for(call.name)
         forbidden = terms.refusal(call.name)
         if call.name not in terms.tools:
@@ -82,7 +86,8 @@ def _calls(run: Run, terms: Terms) -> tuple[Command, ...]:
     """Calls that may run now: at most a window of them, each irreversible one alone in its turn."""
     # A call that was granted is free later than those beside it, which have taken their places in the window by then.
     due = sorted(run.free, key=lambda call: call.verdict == "granted")[: terms.window]
-    return tuple(CallTool(call.step, call.name, terms.tools[call.name].queue) for call in due)
+    tools = terms.tools
+    return tuple(CallTool(one.step, one.name, tools[one.name].queue, tools[one.name].on_cancel) for one in due)
 
 
 def _judgement(run: Run) -> tuple[Command, ...]:

@@ -14,13 +14,13 @@ import json
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from drangue_client.errors import AuthError, PermanentError, RateLimitError, ToolError, TransientError, ValidationError
 from drangue_client.events import normalise
 from drangue_client.outcomes import failure, unknown_outcome
 from drangue_worker.tools.schema import function_behind
-from drangue_worker.tools.tool import UNSET, Done, Tool
+from drangue_worker.tools.tool import UNSET, Done, NotDone, Tool
 
 RAW_ARGUMENTS = "__raw_arguments__"  # stands alone in the arguments of a call whose JSON could not be read
 
@@ -109,19 +109,24 @@ async def give_up(tool: Tool, category: str, message: str, limit_s: float | None
         return failure(tool.name, category, message, fallback_error=text_of(error))
 
 
-async def reconciled(tool: Tool, idempotency_key: str, limit_s: float | None = None) -> tuple[str, bool]:
-    """The content of an irreversible call that was interrupted, and whether it is the call's own result.
+Verdict = Literal["done", "not_done", "unknown"]
 
-    It is if the tool has a `reconcile` that says Done; else nobody knows. One that raises, or does not answer within
-    `limit_s`, knows nothing.
+
+async def reconciled(tool: Tool, idempotency_key: str, limit_s: float | None = None) -> tuple[Verdict, str]:
+    """What became of an irreversible call that was interrupted, with its content; that of one which is not done says
+    that it is unknown, since only its process's death makes sure of it.
+
+    By the tool's `reconcile`, where it has one that answers within `limit_s`; one that raises knows nothing.
     """
     if tool.reconcile is None:
-        return unknown_outcome(tool.name), False
+        return "unknown", unknown_outcome(tool.name)
     try:
         found = await either(functools.partial(tool.reconcile, idempotency_key), limit_s)
-        return (serialise(found.result), True) if isinstance(found, Done) else (unknown_outcome(tool.name), False)
+        if isinstance(found, Done):
+            return "done", serialise(found.result)
     except Exception as error:
-        return unknown_outcome(tool.name, reconcile_error=text_of(error)), False
+        return "unknown", unknown_outcome(tool.name, reconcile_error=text_of(error))
+    return "not_done" if isinstance(found, NotDone) else "unknown", unknown_outcome(tool.name)
 
 
 async def either(

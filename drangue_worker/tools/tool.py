@@ -6,11 +6,11 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 from drangue_client import checks
 from drangue_client.errors import RateLimitError, TransientError
-from drangue_client.terms import ToolTerms
+from drangue_client.terms import OnCancel, OnUnknown, ToolTerms
 from drangue_client.wire.queue import ASYNC_TOOL_QUEUE, TOOL_QUEUE
 from drangue_worker.rules.retry import MAX_BACKOFF_S
 from drangue_worker.tools.schema import Signature, function_behind, signature_of
@@ -33,6 +33,11 @@ class Done:
     """What `reconcile` returns of a call whose effect did take place: `result` is what the tool would have returned."""
 
     result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class NotDone:
+    """What `reconcile` returns of a call that had no effect, and can have none any more unless it is still running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,11 @@ class Tool:
 
     `reversible=False` says that running it twice would harm: it is run at most once, and an interrupted call is
     reported as unknown instead of repeated. `reconcile(idempotency_key)`, which may be async, is asked about such a
-    call: `Done(result)` settles it, anything else leaves it unknown. `requires_approval=True` holds every call until a
-    person grants it, or the approver of the agent's Guardrails does.
+    call: `Done(result)` settles it; after `NotDone()` it is made anew if the process that made it is known to be dead;
+    anything else leaves it unknown. An unknown outcome is told to the model, or with `on_unknown="ask"` to a person
+    first, who finds out. `requires_approval=True` holds every call until a person grants it, or the approver of the
+    agent's Guardrails does. `on_cancel` says what becomes of a call under way whose run is cancelled, or late: "stop"
+    or "finish"; by default it is stopped, unless it is irreversible and has begun.
     """
 
     name: str
@@ -85,6 +93,8 @@ class Tool:
     queue: str | None = None
     signature: Signature | None = None
     reconcile: Callable[[str], Any] | None = None
+    on_unknown: OnUnknown = "model"
+    on_cancel: OnCancel | None = None
 
     def __post_init__(self) -> None:
         checks.name("name", self.name, "the name of a tool")
@@ -101,6 +111,8 @@ class Tool:
         checks.name(f"queue {mine}", self.queue, "the name of a queue", optional=True)
         checks.kind(f"signature {mine}", self.signature, Signature, "left to @tool", optional=True)
         checks.function(f"reconcile {mine}", self.reconcile, "a function of a key", optional=True)
+        checks.one_of(f"on_unknown {mine}", self.on_unknown, get_args(OnUnknown))
+        checks.one_of(f"on_cancel {mine}", self.on_cancel, get_args(OnCancel), optional=True)
         checks.kind(f"policy {mine}", self.policy, ToolPolicy, "a ToolPolicy")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -129,6 +141,8 @@ class Tool:
             timeout_s=self.policy.timeout,
             schema=self.parameters,
             description=self.description,
+            on_unknown=self.on_unknown,
+            on_cancel=self.on_cancel,
         )
 
 
@@ -150,6 +164,8 @@ def tool(
     requires_approval: bool = False,
     queue: str | None = None,
     reconcile: Callable[[str], Any] | None = None,
+    on_unknown: OnUnknown = "model",
+    on_cancel: OnCancel | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -168,6 +184,8 @@ def tool(
     requires_approval: bool = False,
     queue: str | None = None,
     reconcile: Callable[[str], Any] | None = None,
+    on_unknown: OnUnknown = "model",
+    on_cancel: OnCancel | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a function, bare (`@tool`) or with options (`@tool(timeout=5)`).
 
@@ -201,6 +219,8 @@ def tool(
             queue=queue,
             signature=signature,
             reconcile=reconcile,
+            on_unknown=on_unknown,
+            on_cancel=on_cancel,
         )
 
     return make if function is None else make(function)

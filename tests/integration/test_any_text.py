@@ -147,7 +147,11 @@ class Remembers:
 
 
 @some
-@given(items=st.lists(st.builds(MemoryItem, TEXT, JSON, st.none() | st.floats()), max_size=6))
+@given(
+    items=st.lists(
+        st.builds(MemoryItem, TEXT, JSON, st.none() | st.floats(allow_nan=False, allow_infinity=False)), max_size=6
+    )
+)
 def test_any_memory_is_recorded_and_shown_in_its_frame(log: PostgresStore, items: list[MemoryItem]) -> None:
     """What was kept under an older program, or by another one, comes back as it was."""
     agent = agent_of(log, memory=Remembers(items))

@@ -199,7 +199,7 @@ def test_a_store_that_forgets_beginnings_is_found(world: World) -> None:
     """It is not only tools that can be careless: whatever stands between a tool and its log is put to the test."""
 
     class Forgetful(InMemoryStore):
-        def begin(self, ask: Any, fact: Any) -> bool:
+        def begin(self, ask: Any, fact: Any, *, again: bool = False) -> bool:
             return True
 
     pay = careless(world, reversible=False)

@@ -35,13 +35,13 @@ EXEMPT = {
     "crash_everywhere": CHECK,
     **dict.fromkeys(("allow_model_requests", "forbid_model_requests"), NOTHING),
     "ModelRequestForbidden": "an exception that drangue raises",
-    **dict.fromkeys(("NullMemory", "NullTracer"), NOTHING),
+    **dict.fromkeys(("NotDone", "NullMemory", "NullTracer"), NOTHING),
     **dict.fromkeys(("AuthError", "DrangueError", "PermanentError", "ToolError"), MESSAGE),
     **dict.fromkeys(("TransientError", "ValidationError"), MESSAGE),
     **dict.fromkeys(("ConflictError", "InFlightError", "LeaseHeldError", "NotPendingError", "RunExistsError"), RAISED),
     **dict.fromkeys(("RunFailedError", "TurnExistsError", "UnknownAgentError", "UnknownRunError"), RAISED),
     **dict.fromkeys(("DatabaseUnavailable", "FormatError", "NoCredentials", "QueueUnavailable"), RAISED),
-    **dict.fromkeys(("SettingsError", "WaitTimeout"), RAISED),
+    **dict.fromkeys(("NotUnknownError", "SettingsError", "WaitTimeout"), RAISED),
     **dict.fromkeys(
         ("ModelResponse", "ToolCall"), "made in every call by models of anybody's: odd values are put right"
     ),

@@ -69,6 +69,7 @@ TABLE.add(
     autonomy=(5, "assisted", dw.Autonomy),
     memory=(5, [], dw.NullMemory),
     model_retries=NO_COUNT,
+    deadline=(0, -1, NAN, INF, True, "60", []),
     **SCHEMA,
 )
 TABLE.add(
@@ -132,6 +133,19 @@ for verdict in ("approve", "reject"):
     )
 TABLE.add(
     "Agent.pending_approvals", lambda **given: asyncio.run(agent().pending_approvals(**given)), {}, run_id=(None, 5)
+)
+TABLE.add(
+    "Agent.unknown_outcomes", lambda **given: asyncio.run(agent().unknown_outcomes(**given)), {}, run_id=(None, 5)
+)
+TABLE.add(
+    "Agent.give_outcome",
+    lambda **given: asyncio.run(agent().give_outcome(**given)),
+    {"run_id": "r", "happened": True},
+    run_id=(None, 5),
+    call_id=(5, ""),
+    happened=(None, 1, "yes"),
+    note=(5, None),
+    **BY,
 )
 TABLE.add(
     "Agent.remember", lambda **given: asyncio.run(agent().remember(**given)), {}, item=(None, 5, "x", {"key": "k"})
@@ -204,6 +218,8 @@ GATES: dict[str, Any] = {
     "requires_approval": NO_FLAG,
     "queue": (5, b"x", [], "", " ", "x" * 201, "a\x00b"),
     "reconcile": NO_FUNCTION,
+    "on_unknown": ("person", None, 5),
+    "on_cancel": ("kill", 5, False),
 }
 TABLE.add("ToolPolicy", dw.ToolPolicy, {}, **POLICY)
 TABLE.add("harden", dw.harden, {"item": read}, item=(None, 5, "read"), **POLICY)

@@ -160,6 +160,7 @@ TABLE.add(
     labels=(0, [], {"a": 5}, {"a": None}, {5: "x"}, 5, "x", ["x"], {"a": HUGE}, {"a": nested(5_000)}),
     turn_id=(5, b"x", "", "x" * 201),
     tokens=(1, "no"),
+    deadline=(0, -1, NAN, INF, True, "60", []),
     allow_unknown=NO_FLAG,
     **SCHEMA,
 )
@@ -196,6 +197,7 @@ TABLE.add(
     since=(NAN, INF, True, "today", 1e300),
     until=(NAN, INF, True, "today", -1e300),
     labels=(5, ["x"], {"a": 5}, {5: "x"}),
+    unknown=(1, "no", None),
     limit=(-1, True, "3", 10**30),
 )
 
@@ -210,6 +212,16 @@ TABLE.add(
 TABLE.add("Client.pending_approvals", lambda **given: client().pending_approvals(**given), {}, run_id=(5,))
 TABLE.add("Client.cancel", lambda **given: client().cancel(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
 TABLE.add("Client.resume", lambda **given: client().resume(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
+TABLE.add("Client.unknown_outcomes", lambda **given: client().unknown_outcomes(**given), {}, run_id=(5,))
+OUTCOME = {"happened": (None, 1, "yes"), "note": (5, None), **BY}
+TABLE.add(
+    "Client.give_outcome",
+    lambda **given: client().give_outcome(**given),
+    {"run_id": "r", "happened": True},
+    run_id=(None, 5),
+    call_id=(5, ""),
+    **OUTCOME,
+)
 for verdict in ("approve", "reject"):
     TABLE.add(
         f"Client.{verdict}",

@@ -14,7 +14,7 @@ import pytest
 from drangue_client.errors import ToolError, TransientError
 from drangue_client.outcomes import unknown_outcome
 from drangue_worker.tools.invoke import either, reconciled
-from drangue_worker.tools.tool import Done, Tool, tool
+from drangue_worker.tools.tool import Done, NotDone, Tool, tool
 
 # Either way
 
@@ -161,11 +161,11 @@ def test_a_function_within_its_time_is_left_in_peace() -> None:
 # Reconciling
 
 
-def asked(tool_: Tool, limit_s: float | None = None) -> tuple[str, bool]:
+def asked(tool_: Tool, limit_s: float | None = None) -> tuple[str, str]:
     return asyncio.run(reconciled(tool_, "r1:2", limit_s))
 
 
-UNKNOWN = (unknown_outcome("wire"), False)
+UNKNOWN = ("unknown", unknown_outcome("wire"))
 
 
 def wire(reconcile: Any) -> Tool:
@@ -188,7 +188,7 @@ def test_a_tool_that_cannot_be_asked_leaves_it_unknown() -> None:
 )
 def test_what_is_known_to_be_done_is_told_as_its_result(result: Any, content: str) -> None:
     """As if the call had never been interrupted, whatever it returned; nothing is also a result."""
-    assert asked(wire(lambda key: Done(result))) == (content, True)
+    assert asked(wire(lambda key: Done(result))) == ("done", content)
 
 
 def test_it_is_asked_by_the_key_the_call_was_made_with() -> None:
@@ -198,10 +198,15 @@ def test_it_is_asked_by_the_key_the_call_was_made_with() -> None:
         return Done(f"found {key}")
 
     found = [asked(wire(reconcile)) for reconcile in (later, lambda key: Done(f"found {key}"))]
-    assert found == [("found r1:2", True)] * 2
+    assert found == [("done", "found r1:2")] * 2
 
 
-@pytest.mark.parametrize("answer", [None, False, True, "done", {"id": 7}, Done], ids=repr)
+def test_what_is_known_not_to_be_done_is_told_apart() -> None:
+    """Whether that is enough to make the call anew is for whoever knows if its process is dead."""
+    assert asked(wire(lambda key: NotDone())) == ("not_done", unknown_outcome("wire"))
+
+
+@pytest.mark.parametrize("answer", [None, False, True, "done", {"id": 7}, Done, NotDone], ids=repr)
 def test_anything_but_done_leaves_it_unknown(answer: Any) -> None:
     """`not found` may mean not yet: only a clear word settles whether money moved."""
     assert asked(wire(lambda key: answer)) == UNKNOWN
@@ -214,8 +219,8 @@ def test_one_that_fails_knows_nothing_and_says_why(error: BaseException) -> None
     def broken(key: str) -> None:
         raise error
 
-    content, known = asked(wire(broken))
-    assert not known
+    found, content = asked(wire(broken))
+    assert found == "unknown"
     told = json.loads(content)["error"]
     expected = json.loads(unknown_outcome("wire"))["error"]
     assert told.pop("reconcile_error") in ("ledger is down", "it raised SystemExit: 1")
@@ -226,7 +231,7 @@ def test_one_that_hangs_is_not_waited_for() -> None:
     """The ledger it asks is the one whose failure interrupted the call."""
     release = threading.Event()
     try:
-        content, known = asked(wire(lambda key: release.wait(60)), limit_s=0.01)
+        found, content = asked(wire(lambda key: release.wait(60)), limit_s=0.01)
     finally:
         release.set()
-    assert (known, "no answer within 0.01 s" in content) == (False, True)
+    assert (found, "no answer within 0.01 s" in content) == ("unknown", True)

@@ -34,7 +34,16 @@ NAMES = {
     "evals": ["Scenario", "ScenarioResult", "Check", "EvalReport", "evaluate", "Judge", "Gate", "GateDecision"],
     "checks": ["output_contains", "output_satisfies", "forbids_tool", "within_steps", "within_tokens", "judged"],
     "results": ["scenario_from_result", "tools_called"],
-    "ours": ["Client", "Done", "DrangueError", "FallbackModel", "FallbackRouter", "PostgresStore", "Settings"],
+    "ours": [
+        "Client",
+        "Done",
+        "NotDone",
+        "DrangueError",
+        "FallbackModel",
+        "FallbackRouter",
+        "PostgresStore",
+        "Settings",
+    ],
     "constants": ["DEFAULT_RETRY_ON"],
 }
 HOMES = {
@@ -130,6 +139,7 @@ PARENTS = {
     "ConflictError": errors.DrangueError,
     "InFlightError": ValueError,
     "NotPendingError": ValueError,
+    "NotUnknownError": ValueError,
     "RunExistsError": ValueError,
     "TurnExistsError": ValueError,
     "WaitTimeout": TimeoutError,

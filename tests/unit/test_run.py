@@ -213,7 +213,7 @@ def test_a_snapshot_of_another_version_is_an_empty_run(state: dict[str, object] 
 def test_a_stored_snapshot_of_this_version_is_read_as_it_was_meant() -> None:
     """Rows written by yesterday's workers hold this; a changed shape needs a new version."""
     state = {
-        "v": 2,
+        "v": 3,
         "turn": 1,
         "last": 4,
         "decision": 1,
@@ -231,6 +231,8 @@ def test_a_stored_snapshot_of_this_version_is_read_as_it_was_meant() -> None:
         "recalled": False,
         "spent": [0, 0.0, None],
         "context": 0,
+        "deadline": None,
+        "unknown": [],
     }
     run = fold(log_of(started(), decided(1, "read", "pay", "pay"), result(2), asked(3), asked(4), granted(4)))
     assert run.to_snapshot() == state

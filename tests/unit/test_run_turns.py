@@ -69,6 +69,8 @@ def test_every_part_of_a_run_is_in_its_snapshot() -> None:
         recalled=True,
         spent=Spent(5, 0.1, "gpt"),
         context=77,
+        deadline_at=1.5,
+        unknown=(8,),
     )
     fresh = Run()
     assert [part.name for part in fields(Run) if getattr(run, part.name) == getattr(fresh, part.name)] == []
