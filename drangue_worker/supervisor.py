@@ -27,7 +27,7 @@ UNUSABLE = 2  # the exit code of a child that another start would not mend
 STOP_SLACK_S = 10.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-STEADY_S = 60.0  # a child that ran this long is not failing over and over
+STEADY_S = 5.0  # a child that ran this long does not fail at its start, over and over
 
 FOLLOW = """
 import os, signal, sys

@@ -8,6 +8,7 @@ What is left of turns that are over, its worker dead, is closed: nobody else can
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,10 +17,12 @@ from drangue_client.settings import Settings
 from drangue_client.store.port import Log, RunRow, StepRef
 from drangue_client.turns import close
 from drangue_client.wire.queue import COORDINATE_QUEUE, Sender
+from drangue_worker.engine.leases import HALT_S
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.sweep")
 
+BACK_S = 5.0  # within which every worker has noticed that the database is back
 LIMIT = 500  # of each kind in one sweep: what a flushed Redis lost is back within seconds
 
 
@@ -102,16 +105,25 @@ class Sweeper:
             raise
 
 
+def renewing_s(settings: Settings, away_s: float) -> float:
+    """How many seconds a sweep waits after the database was away for at most `away_s`, until all who live have renewed.
+
+    Who lives had renewed at the latest a renewal and a beat before that, and tries again every 2 s. 0 where no lease of
+    theirs can have lapsed by the time they have: an outage of some seconds delays nobody.
+    """
+    left_s = settings.lease_s - settings.renew_s - HALT_S - away_s
+    return 0.0 if left_s >= BACK_S else min(settings.lease_s, BACK_S)
+
+
 def sweep_until(
     stopped: Callable[[float], bool], sweeper: Sweeper, interval: Callable[[], float], first: Callable[[], None]
 ) -> None:
     """Sweep at intervals (seconds, asked anew each time) until `stopped(seconds)`, which waits, says so.
 
     `first` is called before each sweep. What is away is logged and tried again. When the database is back after an
-    error, one lease passes before the next sweep: every worker that lives renews first, so its steps are not taken for
-    dead.
+    error, every worker that lives renews before its steps could be taken for dead: it has the time to, or is given it.
     """
-    wait = interval()
+    wait, good_at = interval(), time.monotonic()
     was_away = False
     while not stopped(wait):
         wait = interval()
@@ -120,9 +132,12 @@ def sweep_until(
             if was_away:
                 sweeper.log.agents()  # the first good answer
                 was_away = False
-                wait = sweeper.settings.lease_s
-                continue
+                pause_s = renewing_s(sweeper.settings, time.monotonic() - good_at)
+                if pause_s:
+                    wait = pause_s
+                    continue
             sweeper.sweep()
+            good_at = time.monotonic()
         except DatabaseUnavailable as error:
             was_away = True
             log.warning("sweep_failed", error=str(error))
