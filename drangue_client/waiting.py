@@ -33,13 +33,15 @@ def follow(log: Log, tokens: TokenStream, run_id: str, after: int, timeout: floa
     patience = _Patience(run_id, timeout)
     known = [event for event in log.events(run_id) if event.seq <= after]
     decided = max((event.step or 0 for event in known if event.type == "model_decision"), default=0)
-    pieces, place, more = list[Event](), BEGINNING, True
+    pieces, place = list[Event](), BEGINNING
     while True:
         status = _moving(log, run_id)  # before the events: what ends the run is among them then
         events = log.events(run_id, after)
-        while more:  # after the events: an answer is shown before it is recorded, so the pieces of these are there
-            found, place = tokens.read(run_id, place)
-            pieces, more = pieces + found, bool(found)
+        # After the events: an answer is shown before it is recorded, so the pieces of these are there.
+        more, place = tokens.read(run_id, place)
+        while more:
+            pieces += more
+            more, place = tokens.read(run_id, place)
         for event in events:
             if event.type == "model_decision":
                 step = event.step or 0
@@ -51,7 +53,6 @@ def follow(log: Log, tokens: TokenStream, run_id: str, after: int, timeout: floa
         if not status:
             return
         pieces, place = tokens.read(run_id, place, min(STREAM_POLL_S, patience.left_s(status)))
-        more = True
 
 
 def _between(decided: int, step: float, pieces: Sequence[Event]) -> list[Event]:
