@@ -12,8 +12,11 @@ from drangue_client.client import Client
 from drangue_client.console.filters import run_filters
 from drangue_client.console.shell import FAILED, OK, client_here
 from drangue_client.console.views import when
-from drangue_client.errors import NotPendingError
+from drangue_client.errors import NotPendingError, NotUnknownError
 from drangue_client.events import Event
+
+
+_TOOK = {True: "to have taken effect", False: "to have had no effect"}
 
 
 def login_name() -> str:
@@ -57,14 +60,11 @@ def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *,
     try:
         request = decide(run, call, by=by, reason=reason)
     except NotPendingError:
-        earlier = _earlier_verdict(client, run, call)
+        earlier = _earlier(client, run, call, "approval_granted", "approval_denied")
         if earlier is None:
             raise
         holds = "approved" if earlier.type == "approval_granted" else "rejected"
-        who = earlier.payload.get("by") or "somebody"
-        click.echo(
-            f"{earlier.payload['call_id']} of run {run} was {holds} by {who} at {when(earlier.ts)} UTC; that holds"
-        )
+        click.echo(f"{earlier.payload['call_id']} of run {run} was {holds} {_by_whom(earlier)}")
         return OK if holds == word else FAILED
     click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}")
     if request["executor"] == "inline":
@@ -72,12 +72,16 @@ def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *,
     return OK
 
 
-def _earlier_verdict(client: Client, run: str, call: str | None) -> Event | None:
-    """What was decided before about this call (or about the latest one), so that deciding twice is no error."""
+def _earlier(client: Client, run: str, call: str | None, *types: str) -> Event | None:
+    """What was said before about this call (or about the latest one), so that saying it twice is no error."""
     for event in reversed(client.events(run)):
-        if event.type in ("approval_granted", "approval_denied") and call in (None, event.payload["call_id"]):
+        if event.type in types and call in (None, event.payload["call_id"]):
             return event
     return None
+
+
+def _by_whom(said: Event) -> str:
+    return f"by {said.payload.get('by') or 'somebody'} at {when(said.ts)} UTC; that holds"
 
 
 def _who_and_why(command: Any) -> Any:
@@ -109,9 +113,16 @@ def outcome(
         unknown = [item["call_id"] for item in client.unknown_outcomes(run)]
         if call is None and len(unknown) > 1:
             raise click.UsageError(f"{len(unknown)} calls of run {run} are unknown; name one: {', '.join(unknown)}.")
-        item = client.give_outcome(run, call, happened=happened, note=note, by=by, reason=reason)
-    word = "took effect" if happened else "took no effect"
-    click.echo(f"recorded that {item['tool']} ({item['call_id']}) of run {run} {word}")
+        try:
+            item = client.give_outcome(run, call, happened=happened, note=note, by=by, reason=reason)
+        except NotUnknownError:
+            earlier = _earlier(client, run, call, "outcome_given")
+            if earlier is None:
+                raise
+            holds = earlier.payload["happened"]
+            click.echo(f"{earlier.payload['call_id']} of run {run} was said {_TOOK[holds]} {_by_whom(earlier)}")
+            return OK if holds == happened else FAILED
+    click.echo(f"{item['tool']} ({item['call_id']}) of run {run} is recorded {_TOOK[happened]}")
     return OK
 
 
