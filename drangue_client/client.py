@@ -6,23 +6,22 @@ is back. No model SDK and no worker code is imported, directly or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from drangue_client import checks
 from drangue_client.answer import schema_of
-from drangue_client.errors import QueueUnavailable, UnknownAgentError
+from drangue_client.errors import UnknownAgentError
 from drangue_client.events import Event
-from drangue_client.result import Result, pending_requests, unknown_outcomes
-from drangue_client.run import Run, Status, fold
+from drangue_client.result import Result
+from drangue_client.run import Status
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
+from drangue_client.steering import Steering
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, RunRow, StepRef
+from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, RunRow
 from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
-from drangue_client.turns import cancel, check_turn_id, resume, say
-from drangue_client.unknowns import record_outcome
-from drangue_client.verdicts import record_verdict
+from drangue_client.turns import check_turn_id, say
 from drangue_client.waiting import follow, until_stopped
 from drangue_client.wire.queue import HANDOFF_S, Sender
 from drangue_client.wire.signals import Doorbell
@@ -32,7 +31,7 @@ from drangue_client.wire.tracing import current_traceparent
 MOST_ROWS = 100_000
 
 
-class Client:
+class Client(Steering):
     """Runs, seen from an application. One per process is enough; every method may be called from any thread.
 
     Without `settings` the environment's are used, or those of the stack that runs in this folder. Raises SettingsError
@@ -61,7 +60,9 @@ class Client:
         turn_id: str | None = None,
         tokens: bool = False,
         deadline: float | None = None,
+        not_before: float | None = None,
         allow_unknown: bool = False,
+        connection: Any = None,
     ) -> Submission:
         """Record a run of the agent registered as `agent`, and tell the workers.
 
@@ -69,14 +70,20 @@ class Client:
         RunExistsError. `priority` is 0 (first) to 9. `output_schema` (a JSON schema or a pydantic model) is what every
         answer must match, in place of the agent's own. `turn_id` names the first turn, as in `say`. With `tokens` the
         workers show answers to `stream` while they are written. `deadline` is how many seconds each turn may take,
-        counted from when it is asked for; the agent's own holds where that is shorter. Raises UnknownAgentError for a
-        name that no worker has registered, unless `allow_unknown`, or no worker has registered anything yet.
+        counted from when it is asked for; the agent's own holds where that is shorter. It begins at once, or at
+        `not_before` (epoch seconds). Raises UnknownAgentError for a name that no worker has registered, unless
+        `allow_unknown`, or no worker has registered anything yet.
+
+        With `connection` (a SQLAlchemy Connection or Session, a psycopg connection, Django's `connection`) the run is a
+        part of the caller's transaction in the same database: it is there if and only if the caller commits, and begins
+        within about a second after that. `sent` is False then.
         """
         checks.count("priority", priority, most=9)
         run_id, input, turn_id = check_run_id(run_id), check_input(input), check_turn_id(turn_id)
         checks.name("agent", agent, "the name of an agent")
         checks.flag("tokens", tokens)
         checks.seconds("deadline", deadline, optional=True)
+        checks.moment("not_before", not_before, optional=True)
         if not checks.flag("allow_unknown", allow_unknown):
             self._check_agent(agent)
         asked = {
@@ -84,6 +91,7 @@ class Client:
             "turn_id": turn_id,
             "tokens": tokens or None,
             "deadline_s": deadline,
+            "not_before": not_before,
             "traceparent": current_traceparent(),
         }
         new = NewRun(
@@ -94,10 +102,12 @@ class Client:
             labels=check_labels(labels),
             overrides={name: value for name, value in asked.items() if value is not None},
             wake_in_s=HANDOFF_S,
+            not_before=not_before,
         )
-        row, created = self.log.submit([new])[0]
+        row, created = self._log(connection).submit([new])[0]
         check_same(row, agent, input, new.overrides.get("output_schema"))
-        return Submission(run_id, created, sent=self._coordinate(row) if created else True)
+        later = not_before is not None and not_before > row.created_at
+        return Submission(run_id, created, self._tell(row, connection) if created and not later else not created)
 
     def get(self, run_id: str) -> RunRow:
         """The run's row: status, agent, input, labels, times. UnknownRunError if there is none."""
@@ -112,43 +122,17 @@ class Client:
         until_stopped(self.log, self._doorbell, run_id, timeout)
         return Result.from_events(run_id, self.log.events(run_id))
 
-    def say(self, run_id: str, text: str, *, turn_id: str | None = None) -> Submission:
+    def say(self, run_id: str, text: str, *, turn_id: str | None = None, connection: Any = None) -> Submission:
         """Begin another turn of a run that has ended its latest one, and tell the workers.
 
         The same `turn_id` twice is one turn, so repeating is safe with one; `created` says whether it is new. Raises
         InFlightError while a turn goes on or has failed, TurnExistsError for a turn id with another text,
-        UnknownRunError.
+        UnknownRunError. `connection` as in `submit`.
         """
         text = check_input(text)
         turn_id = check_turn_id(turn_id)
-        row, created = say(self.log, run_id, text, turn_id)
-        sent = self._coordinate(row) if created and row.executor == "celery" else True
-        return Submission(run_id, created, sent)
-
-    def resume(self, run_id: str, *, by: str = "", reason: str = "") -> Submission:
-        """Take a failed run up again where it failed, its steps with fresh retries, and tell the workers.
-
-        A run that has not failed is left as it is (`created` is False then), so repeating is safe. UnknownRunError.
-        """
-        row, opened = resume(self.log, run_id, by=by, reason=reason)
-        failed = row.status == "failed"
-        sent = self._coordinate(row, opened) if failed and row.executor == "celery" else True
-        return Submission(run_id, failed, sent)
-
-    def cancel(self, run_id: str, *, by: str = "", reason: str = "") -> bool:
-        """End the turn a run is at, now: what is queued never starts, what is under way is told to stop.
-
-        Workers hear of it within a second. A model call is aborted, a reversible tool is stopped; an irreversible one
-        that has begun is let finish, so that its outcome is known, unless the tool's `on_cancel` says otherwise. The
-        run reads `cancelled` at once, and `say` goes on with it when all of that has stopped. A run that has ended is
-        left as it is (False), so repeating is safe. UnknownRunError.
-        """
-        row, done = cancel(self.log, run_id, by=by, reason=reason)
-        if done:
-            self._doorbell.moved(run_id)
-            if row.executor == "celery":
-                self._coordinate(row)
-        return done
+        row, created = say(self._log(connection), run_id, text, turn_id)
+        return Submission(run_id, created, self._tell(row, connection) if created else True)
 
     def stream(self, run_id: str, *, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """The run's events behind the place `after`, as they are written, until the run has stopped.
@@ -173,95 +157,40 @@ class Client:
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
         unknown: bool = False,
+        after: str | None = None,
         limit: int = 50,
     ) -> list[RunRow]:
         """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds), with all `labels`;
-        with `unknown` only those that have an outcome which nobody knows."""
+        with `unknown` only those that have an outcome which nobody knows. The next page begins behind the last run of
+        this one, whose id is given as `after`."""
         checks.one_of("status", status, get_args(Status), optional=True)
         checks.text("agent", agent, "the name of an agent", optional=True)
         checks.moment("since", since, optional=True)
         checks.moment("until", until, optional=True)
         check_labels(labels)
         checks.flag("unknown", unknown)
+        checks.text("after", after, "the id of a run", blank=False, optional=True)
         checks.count("limit", limit, most=MOST_ROWS)
         return self.log.runs(
-            status=status, agent=agent, since=since, until=until, labels=labels, unknown=unknown, limit=limit
+            status=status,
+            agent=agent,
+            since=since,
+            until=until,
+            labels=labels,
+            unknown=unknown,
+            after=after,
+            limit=limit,
         )
 
     def agents(self) -> list[AgentRow]:
         """The agents that workers have registered."""
         return self.log.agents()
 
-    def pending_approvals(self, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Requests that wait for a person: {run_id, agent, step, call_id, tool, arguments, reasoning, text}.
-
-        Of one run, or of every paused run. An unknown run has none.
-        """
-        return self._of_runs(pending_requests, run_id, status="paused")
-
-    def unknown_outcomes(self, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Calls of which nobody knows whether they took effect: {run_id, step, call_id, tool, arguments, asked, since}.
-
-        Of one run, or of every run. `asked` says that the run waits for `give_outcome`. An unknown run has none.
-        """
-        return self._of_runs(unknown_outcomes, run_id, unknown=True)
-
-    def approve(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> dict[str, Any]:
-        """Grant a waiting call, the oldest one unless `call_id` names it, and let the run go on.
-
-        Returns the request that was granted. The first verdict on a call holds: NotPendingError for a call that is not
-        waiting. UnknownRunError if there is no such run.
-        """
-        return self._decide(run_id, call_id, "approval_granted", by, reason)
-
-    def reject(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> dict[str, Any]:
-        """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
-        return self._decide(run_id, call_id, "approval_denied", by, reason)
-
-    def give_outcome(
-        self, run_id: str, call_id: str | None = None, *, happened: bool, note: str = "", by: str = "", reason: str = ""
-    ) -> dict[str, Any]:
-        """Say what became of a call whose outcome is unknown, the oldest one unless `call_id` names it.
-
-        `note` is what the model is told: of a call that `happened`, its result. A run that waits for it goes on; in one
-        that went on without, the model is told with its next call. Nothing is executed. Returns the call; the first
-        word on it holds: NotUnknownError for a call whose outcome is known. UnknownRunError.
-        """
-        item, row = record_outcome(self.log, run_id, call_id, happened=happened, note=note, by=by, reason=reason)
-        if row.executor == "celery":
-            self._coordinate(row)
-        return {**item, "run_id": run_id, "executor": row.executor}
-
     def close(self) -> None:
         """Close the connections to Postgres and Redis."""
         self.log.close()
         self._doorbell.close()
         self._tokens.close()
-
-    def _of_runs(
-        self, find: Callable[[Run, list[Event]], list[dict[str, Any]]], run_id: str | None, **filters: Any
-    ) -> list[dict[str, Any]]:
-        """What `find` finds in a run, or in all that the filters let through."""
-        ids = [str(checks.text("run_id", run_id))] if run_id is not None else None
-        found = []
-        for one in ids or [row.run_id for row in self.log.runs(limit=1000, **filters)]:
-            events = self.log.events(one)
-            found += [{"run_id": one, **item} for item in find(fold(events), events)]
-        return found
-
-    def _decide(self, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str) -> dict[str, Any]:
-        request, row = record_verdict(self.log, run_id, call_id, verdict, by, reason)
-        if row.executor == "celery":
-            self._coordinate(row)
-        return {**request, "run_id": run_id, "executor": row.executor}
-
-    def _coordinate(self, row: RunRow, opened: Sequence[StepRef] = ()) -> bool:
-        try:
-            self._sender.coordinate([row])
-            self._sender.steps(opened)
-        except QueueUnavailable:
-            return False  # recorded with a wake-up time: the sweep of any worker sends it
-        return True
 
     def _check_agent(self, agent: str) -> None:
         known = [row.name for row in self.log.agents()]

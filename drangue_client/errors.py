@@ -127,7 +127,10 @@ class NotUnknownError(DrangueError, ValueError):
             message = f"run {run_id!r} has no unknown outcome. See which have with `drangue runs --unknown`."
         else:
             rest = ", ".join(self.unknown) or "none"
-            message = f"the outcome of call {call_id!r} of run {run_id!r} is not unknown; unknown: {rest}. See `drangue show {run_id}`."
+            message = (
+                f"the outcome of call {call_id!r} of run {run_id!r} is not unknown; unknown: {rest}. "
+                f"See `drangue show {run_id}`."
+            )
         super().__init__(message)
 
 

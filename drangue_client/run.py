@@ -27,7 +27,7 @@ Ended = Literal["completed", "failed", "cancelled"]
 ENDED: tuple[Ended, ...] = get_args(Ended)
 MOVING: tuple[Status, ...] = ("queued", "running")
 OVER: tuple[Ended, ...] = ("completed", "cancelled")  # nothing of the turn goes on; a failed one may be resumed
-Verdict = Literal["none", "asked", "granted", "denied", "uncertain"]
+Verdict = Literal["none", "asked", "granted", "denied", "uncertain", "known"]
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -35,7 +35,7 @@ _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 class Call:
     """One call of the latest decision: its own step number, the tool's name, and what has become of it.
 
-    It is `uncertain` while a person is asked whether it took effect.
+    It is `uncertain` while a person is asked whether it took effect, `known` once its late outcome is in the log.
     """
 
     step: int
@@ -261,8 +261,9 @@ def apply(run: Run, event: Event) -> Run:
         case "schema_feedback":
             return replace(run, corrections=run.corrections + 1, decision=0, calls=(), answer=None)
         case "tool_result":
-            settled = _told(_with_call(run, event.step, settled=True), event.step, unknown=payload.get("unknown"))
             call = run.call(event.step)
+            unknown = bool(payload.get("unknown")) and not (call and call.verdict == "known")
+            settled = _told(_with_call(run, event.step, settled=True), event.step, unknown=unknown)
             if call is None or not run.delivers(call):
                 return settled
             if payload.get("accepted"):
@@ -279,7 +280,9 @@ def apply(run: Run, event: Event) -> Run:
         case "outcome_requested":
             return _told(_with_call(run, event.step, verdict="uncertain"), event.step, unknown=True)
         case "outcome_given" | "outcome_corrected":
-            return _told(run, event.step, unknown=False)
+            call = run.call(event.step)
+            known = _with_call(run, event.step, verdict="known") if call and not call.settled else run
+            return _told(known, event.step, unknown=False)
         case "run_resumed":
             return replace(run, ended=None, reason=None, deadline_at=payload.get("deadline_at"))
         case "run_finished":
@@ -320,9 +323,9 @@ def _with_call(run: Run, step: int | None, **change: Any) -> Run:
     return replace(run, calls=tuple(replace(call, **change) if call.step == step else call for call in run.calls))
 
 
-def _told(run: Run, step: int | None, *, unknown: bool | None) -> Run:
+def _told(run: Run, step: int | None, *, unknown: bool) -> Run:
     """The run with what is known of a step's outcome."""
-    if step is None or bool(unknown) == (step in run.unknown):
+    if step is None or unknown == (step in run.unknown):
         return run
     others = tuple(one for one in run.unknown if one != step)
     return replace(run, unknown=(*others, step) if unknown else others)

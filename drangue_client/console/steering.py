@@ -15,7 +15,6 @@ from drangue_client.console.views import when
 from drangue_client.errors import NotPendingError, NotUnknownError
 from drangue_client.events import Event
 
-
 _TOOK = {True: "to have taken effect", False: "to have had no effect"}
 
 

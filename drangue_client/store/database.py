@@ -11,7 +11,8 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -60,13 +61,19 @@ class Database:
         With `durable=False` the commit does not wait for the disk: it can be lost when the database server crashes, and
         only then. Raises DatabaseUnavailable.
         """
-        try:
+        with self.errors():
             try:
                 return self._once(work, durable)
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 return self._once(work, durable)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise DatabaseUnavailable for what a driver or a pool raises because there is no database to work with."""
+        try:
+            yield
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(self._unreachable(error)) from error
         except TimeoutError as error:

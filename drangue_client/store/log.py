@@ -6,7 +6,7 @@ for each other. Every check of a move comes before its first write, so a refused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -15,16 +15,14 @@ from sqlalchemy import (
     Connection,
     and_,
     case,
-    func,
     inspect,
+    literal,
     or_,
     select,
     text,
     tuple_,
-    type_coerce,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.schema import CreateColumn
@@ -34,6 +32,7 @@ from drangue_client.run import ENDED
 from drangue_client.store.claiming import claim_step
 from drangue_client.store.database import Database
 from drangue_client.store.holding import Holding, of_child
+from drangue_client.store.listing import Listing
 from drangue_client.store.port import (
     REAPED,
     AgentRow,
@@ -67,7 +66,7 @@ T = TypeVar("T")
 Item = TypeVar("Item", NewRun, Move)
 
 
-class SqlLog(Sweeping, Holding):
+class SqlLog(Listing, Sweeping, Holding):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
     def __init__(self, url: str | URL, pool_size: int = 5) -> None:
@@ -96,39 +95,6 @@ class SqlLog(Sweeping, Holding):
 
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         return self.db.run(lambda c: events_of(c, run_id, after))
-
-    def runs(
-        self,
-        *,
-        status: str | None = None,
-        agent: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        labels: Mapping[str, str] | None = None,
-        unknown: bool = False,
-        limit: int = 50,
-    ) -> list[RunRow]:
-        query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id).limit(limit)
-        if status:
-            query = query.where(runs.c.status == status)
-        if agent:
-            query = query.where(runs.c.agent == agent)
-        if since is not None:
-            query = query.where(runs.c.created_at >= since)
-        if until is not None:
-            query = query.where(runs.c.created_at < until)
-        if unknown:
-            query = query.where(runs.c.unknown > 0)
-        query = query.where(*(self._bears(name, value) for name, value in normalise(dict(labels or {})).items()))
-        return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
-
-    def _bears(self, name: str, value: str) -> ColumnElement[bool]:
-        """The condition that a run bears a label."""
-        if self.db.postgres:
-            return type_coerce(runs.c.labels, JSONB).contains({name: value})
-        # Not by a path, `$."name"`: a name may hold quotes.
-        held = func.json_each(runs.c.labels).table_valued("key", "value")
-        return select(held.c.key).where(held.c.key == name, held.c.value == value).exists()
 
     # Steps
 
@@ -264,6 +230,12 @@ def _locked(run_id: str) -> Any:
     return select(runs.c.head_seq, runs.c.status).where(runs.c.run_id == run_id).with_for_update(key_share=True)
 
 
+def _later(moment: float, other: now) -> ColumnElement[float]:
+    """The later of a moment, in epoch seconds, and another."""
+    at = literal(moment, other.type)
+    return case((at > other, at), else_=other)
+
+
 def _submit(c: Connection, run: NewRun) -> tuple[RunRow, bool]:
     make = postgres_insert if c.dialect.name == "postgresql" else sqlite_insert
     inserted = c.execute(
@@ -279,7 +251,7 @@ def _submit(c: Connection, run: NewRun) -> tuple[RunRow, bool]:
             overrides=normalise(run.overrides),
             head_seq=-1,
             state_seq=-1,
-            wake_at=now(run.wake_in_s),
+            wake_at=now(run.wake_in_s) if run.not_before is None else _later(run.not_before, now(run.wake_in_s)),
             created_at=now(),
             updated_at=now(),
         )

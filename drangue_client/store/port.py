@@ -27,7 +27,8 @@ LAPSED = "lapsed"  # nobody heard of it again: it may be alive
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run to be recorded. `wake_in_s` is when a sweep may first suspect that its message was lost; `overrides` is
-    what it is started with besides its agent's terms: {"output_schema"?, "turn_id"?, "tokens"?, "deadline_s"?}."""
+    what it is started with besides its agent's terms: {"output_schema"?, "turn_id"?, "tokens"?, "deadline_s"?}.
+    `not_before` (epoch seconds) is when it may begin."""
 
     run_id: str
     agent: str
@@ -37,6 +38,7 @@ class NewRun:
     labels: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     wake_in_s: float = 0.0
+    not_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +244,12 @@ class Log(Protocol):
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
         unknown: bool = False,
+        after: str | None = None,
         limit: int = 50,
     ) -> list[RunRow]:
         """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds) that bear all these
-        `labels`, whatever else they bear; with `unknown` only those with an outcome that nobody knows."""
+        `labels`, whatever else they bear; with `unknown` only those with an outcome that nobody knows, and behind the
+        run whose id is `after` in this order."""
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""

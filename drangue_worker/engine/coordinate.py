@@ -181,11 +181,14 @@ def _start(runtime: Runtime, look: Look) -> Fact | None:
         log.warning("agent_missing", run_id=look.row.run_id, agent=look.row.agent)
         return None
     overrides = look.row.overrides
+    begins = max(look.row.created_at, overrides.get("not_before", 0.0))
+    if look.now < begins:
+        return None  # it is due then, and nobody should have asked for it before
     terms = replace(blueprint.terms, output_schema=overrides.get("output_schema", blueprint.terms.output_schema))
     limits = [one for one in (terms.deadline_s, overrides.get("deadline_s")) if one is not None]
     terms = replace(terms, deadline_s=min(limits, default=None))
     payload: dict[str, Any] = {"input": look.row.input, "config": terms.to_json()}
-    payload |= terms.deadline(look.row.created_at)  # waiting in a queue counts
+    payload |= terms.deadline(begins)  # waiting in a queue counts
     if terms.output_schema is not None:
         payload["output_schema"] = terms.output_schema
     if "turn_id" in overrides:

@@ -65,6 +65,9 @@ async def _begun_before(
 ) -> Outcome | None:
     """An irreversible call that was interrupted: its tool may know what became of it. None: it may be made anew, since
     it had no effect and, whoever made it being `dead`, can have none any more."""
+    late = [event.payload["content"] for event in attempt.claimed.facts if event.type == "outcome_corrected"]
+    if late:  # whoever made it came back
+        return _result(attempt, name, call["id"], late[-1])
     found, content = "unknown", unknown_outcome(name)
     if tool is not None:
         found, content = await reconciled(tool, attempt.key, attempt.runtime.settings.call_timeout_s)
@@ -73,8 +76,8 @@ async def _begun_before(
     if found == "not_done" and dead:
         if attempt.claimed.category != KILLED:
             return None
-        late = failure(name, "timeout", "its time was over, its process was killed, and it had no effect")
-        return _result(attempt, name, call["id"], late)
+        told = "its time was over, its process was killed, and it had no effect"
+        return _result(attempt, name, call["id"], failure(name, "timeout", told))
     return _unknown(attempt, name, call, tool, content)
 
 

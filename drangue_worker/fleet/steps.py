@@ -83,7 +83,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
         def _serve(self, sweeper: Sweeper) -> None:
             settings = fleet.settings
             sweep_until(
-                self._stop.wait, sweeper, lambda: settings.sweep_s * random.uniform(0.8, 1.2), Registration(fleet).renew
+                self._stop.wait, sweeper, lambda: settings.sweep_s * random.uniform(0.7, 1.0), Registration(fleet).renew
             )
 
     class Draining(bootsteps.StartStopStep):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import pytest
@@ -147,6 +148,7 @@ def decided(verdict: str, **given: Any) -> None:
     getattr(Client(SERVERS, log=store), verdict)(**{"run_id": "r", **given})
 
 
+NO_CONNECTION = (5, "postgresql://127.0.0.1/x", sqlite3.Connection, object())
 TABLE.add("Client", Client, {}, settings=(5, "redis://127.0.0.1", Settings))
 TABLE.add("Client", Client, {"settings": SERVERS}, log=(5, "runs.db", dw.InMemoryStore))
 TABLE.add(
@@ -161,6 +163,8 @@ TABLE.add(
     turn_id=(5, b"x", "", "x" * 201),
     tokens=(1, "no"),
     deadline=(0, -1, NAN, INF, True, "60", []),
+    not_before=(NAN, INF, True, "today", 1e300),
+    connection=NO_CONNECTION,
     allow_unknown=NO_FLAG,
     **SCHEMA,
 )
@@ -171,6 +175,7 @@ TABLE.add(
     run_id=(None, 5),
     text=NO_TEXT,
     turn_id=(5, b"x", "", "x" * 201),
+    connection=NO_CONNECTION,
 )
 TIMEOUT = (NAN, "5", [])
 TABLE.add(
@@ -198,6 +203,7 @@ TABLE.add(
     until=(NAN, INF, True, "today", -1e300),
     labels=(5, ["x"], {"a": 5}, {5: "x"}),
     unknown=(1, "no", None),
+    after=(5, "", " "),
     limit=(-1, True, "3", 10**30),
 )
 
@@ -210,7 +216,14 @@ TABLE.add(
     after=("x", 1.5, -2, 2**31),
 )
 TABLE.add("Client.pending_approvals", lambda **given: client().pending_approvals(**given), {}, run_id=(5,))
-TABLE.add("Client.cancel", lambda **given: client().cancel(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
+TABLE.add(
+    "Client.cancel",
+    lambda **given: client().cancel(**given),
+    {"run_id": "r"},
+    run_id=(None, 5),
+    connection=NO_CONNECTION,
+    **BY,
+)
 TABLE.add("Client.resume", lambda **given: client().resume(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
 TABLE.add("Client.unknown_outcomes", lambda **given: client().unknown_outcomes(**given), {}, run_id=(5,))
 OUTCOME = {"happened": (None, 1, "yes"), "note": (5, None), **BY}
@@ -229,6 +242,7 @@ for verdict in ("approve", "reject"):
         {},
         run_id=(None, 5),
         call_id=(5, "", "nonesuch"),
+        connection=NO_CONNECTION,
         **BY,
     )
 

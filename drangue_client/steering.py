@@ -1,0 +1,133 @@
+"""What people and applications do about runs that are there: decide what waits, end a run, take it up again, say what
+became of a call. Each is recorded in Postgres first, and then the workers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from drangue_client import checks
+from drangue_client.errors import QueueUnavailable
+from drangue_client.events import Event
+from drangue_client.result import pending_requests, unknown_outcomes
+from drangue_client.run import Run, fold
+from drangue_client.store.port import Log, RunRow, StepRef
+from drangue_client.submission import Submission
+from drangue_client.turns import cancel, resume
+from drangue_client.unknowns import record_outcome
+from drangue_client.verdicts import record_verdict
+from drangue_client.wire.queue import Sender
+from drangue_client.wire.signals import Doorbell
+
+
+class Steering:
+    """The part of a Client that changes where a run goes."""
+
+    log: Log
+    _sender: Sender
+    _doorbell: Doorbell
+
+    def resume(self, run_id: str, *, by: str = "", reason: str = "") -> Submission:
+        """Take a failed run up again where it failed, its steps with fresh retries, and tell the workers.
+
+        A run that has not failed is left as it is (`created` is False then), so repeating is safe. UnknownRunError.
+        """
+        row, opened = resume(self.log, run_id, by=by, reason=reason)
+        failed = row.status == "failed"
+        return Submission(run_id, failed, self._tell(row, opened=opened) if failed else True)
+
+    def cancel(self, run_id: str, *, by: str = "", reason: str = "", connection: Any = None) -> bool:
+        """End the turn a run is at, now: what is queued never starts, what is under way is told to stop.
+
+        Workers hear of it within a second. A model call is aborted, a reversible tool is stopped; an irreversible one
+        that has begun is let finish, so that its outcome is known, unless the tool's `on_cancel` says otherwise. The
+        run reads `cancelled` at once, and `say` goes on with it when all of that has stopped. A run that has ended is
+        left as it is (False), so repeating is safe. UnknownRunError. `connection` as in `submit`.
+        """
+        row, done = cancel(self._log(connection), run_id, by=by, reason=reason)
+        if done and connection is None:
+            self._doorbell.moved(run_id)
+            self._tell(row)
+        return done
+
+    def pending_approvals(self, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Requests that wait for a person: {run_id, agent, step, call_id, tool, arguments, reasoning, text}.
+
+        Of one run, or of every paused run. An unknown run has none.
+        """
+        return self._of_runs(pending_requests, run_id, status="paused")
+
+    def unknown_outcomes(self, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Calls of which nobody knows whether they took effect: {run_id, step, call_id, tool, arguments, asked, since}.
+
+        Of one run, or of every run. `asked` says that the run waits for `give_outcome`. An unknown run has none.
+        """
+        return self._of_runs(unknown_outcomes, run_id, unknown=True)
+
+    def approve(
+        self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None
+    ) -> dict[str, Any]:
+        """Grant a waiting call, the oldest one unless `call_id` names it, and let the run go on.
+
+        Returns the request that was granted. The first verdict on a call holds: NotPendingError for a call that is not
+        waiting. UnknownRunError if there is no such run. `connection` as in `submit`.
+        """
+        return self._decide(run_id, call_id, "approval_granted", by, reason, connection)
+
+    def reject(
+        self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None
+    ) -> dict[str, Any]:
+        """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
+        return self._decide(run_id, call_id, "approval_denied", by, reason, connection)
+
+    def give_outcome(
+        self, run_id: str, call_id: str | None = None, *, happened: bool, note: str = "", by: str = "", reason: str = ""
+    ) -> dict[str, Any]:
+        """Say what became of a call whose outcome is unknown, the oldest one unless `call_id` names it.
+
+        `note` is what the model is told: of a call that `happened`, its result. A run that waits for it goes on; in one
+        that went on without, the model is told with its next call. Nothing is executed. Returns the call; the first
+        word on it holds: NotUnknownError for a call whose outcome is known. UnknownRunError.
+        """
+        item, row = record_outcome(self.log, run_id, call_id, happened=happened, note=note, by=by, reason=reason)
+        self._tell(row)
+        return {**item, "run_id": run_id, "executor": row.executor}
+
+    def _of_runs(
+        self, find: Callable[[Run, list[Event]], list[dict[str, Any]]], run_id: str | None, **filters: Any
+    ) -> list[dict[str, Any]]:
+        """What `find` finds in a run, or in all that the filters let through."""
+        ids = [str(checks.text("run_id", run_id))] if run_id is not None else None
+        found = []
+        for one in ids or [row.run_id for row in self.log.runs(limit=1000, **filters)]:
+            events = self.log.events(one)
+            found += [{"run_id": one, **item} for item in find(fold(events), events)]
+        return found
+
+    def _decide(
+        self, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str, connection: Any
+    ) -> dict[str, Any]:
+        request, row = record_verdict(self._log(connection), run_id, call_id, verdict, by, reason)
+        self._tell(row, connection)
+        return {**request, "run_id": run_id, "executor": row.executor}
+
+    def _log(self, connection: Any) -> Log:
+        """The log, by itself or as a part of a transaction of the caller's."""
+        if connection is None:
+            return self.log
+        from drangue_client.store.riding import RidingLog
+
+        return RidingLog(connection)
+
+    def _tell(self, row: RunRow, connection: Any = None, opened: Sequence[StepRef] = ()) -> bool:
+        """Tell the workers that a run has moved, unless that is still to be committed; whether Redis took it."""
+        if connection is not None:
+            return False
+        if row.executor != "celery":
+            return True
+        try:
+            self._sender.coordinate([row])
+            self._sender.steps(opened)
+        except QueueUnavailable:
+            return False  # recorded with a wake-up time: the sweep of any worker sends it
+        return True

@@ -1,0 +1,58 @@
+"""Listing runs, newest first, by what their rows say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import ColumnElement, func, literal, select, tuple_, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
+
+from drangue_client.events import normalise
+from drangue_client.store.database import Database
+from drangue_client.store.port import RunRow
+from drangue_client.store.reading import run_row
+from drangue_client.store.tables import runs
+
+
+class Listing:
+    """SqlLog's part about lists of runs."""
+
+    db: Database
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        unknown: bool = False,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> list[RunRow]:
+        query = select(runs).order_by(runs.c.created_at.desc(), runs.c.run_id.desc()).limit(limit)
+        if status:
+            query = query.where(runs.c.status == status)
+        if agent:
+            query = query.where(runs.c.agent == agent)
+        if since is not None:
+            query = query.where(runs.c.created_at >= since)
+        if until is not None:
+            query = query.where(runs.c.created_at < until)
+        if unknown:
+            query = query.where(runs.c.unknown > 0)
+        if after is not None:
+            last = runs.alias()
+            at = select(last.c.created_at).where(last.c.run_id == after).scalar_subquery()
+            query = query.where(tuple_(runs.c.created_at, runs.c.run_id) < tuple_(at, literal(after)))
+        query = query.where(*(self._bears(name, value) for name, value in normalise(dict(labels or {})).items()))
+        return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
+
+    def _bears(self, name: str, value: str) -> ColumnElement[bool]:
+        """The condition that a run bears a label."""
+        if self.db.postgres:
+            return type_coerce(runs.c.labels, JSONB).contains({name: value})
+        # Not by a path, `$."name"`: a name may hold quotes.
+        held = func.json_each(runs.c.labels).table_valued("key", "value")
+        return select(held.c.key).where(held.c.key == name, held.c.value == value).exists()
