@@ -99,7 +99,31 @@ class TestListing:
         """A batch has one time; two listings of it must not differ."""
         submit(log, "c", "a", "b")
         log.db.run(lambda c: c.exec_driver_sql("update runs set created_at = (select min(created_at) from runs)"))
-        assert [row.run_id for row in log.runs()] == ["a", "b", "c"]
+        assert [row.run_id for row in log.runs()] == ["c", "b", "a"]
+
+    def test_pages_follow_one_another_without_a_gap(self, log: SqlLog) -> None:
+        """Also where many runs are of one moment, and while others are submitted."""
+        submit(log, *"abcdef")
+        log.db.run(lambda c: c.exec_driver_sql("update runs set created_at = (select min(created_at) from runs)"))
+        submit(log, "new")
+        pages = [[row.run_id for row in log.runs(limit=3)]]
+        submit(log, "newer")
+        while page := [row.run_id for row in log.runs(limit=3, after=pages[-1][-1])]:
+            pages.append(page)
+        assert pages == [["new", "f", "e"], ["d", "c", "b"], ["a"]]
+
+    def test_a_run_that_may_not_begin_yet_is_due_then(self, log: SqlLog) -> None:
+        """Nobody is asked for it before; one whose time is past is due as any other."""
+        submit(log, "r")
+        now = log.look("r").now
+        log.submit([NewRun("later", "oncall", "", not_before=now + 90, wake_in_s=2.0)])
+        log.submit([NewRun("past", "oncall", "", not_before=now - 90, wake_in_s=2.0)])
+        due_in = [(log.look(one).row.wake_at or 0) - now for one in ("later", "past")]
+        assert due_in == [pytest.approx(90, abs=1), pytest.approx(2, abs=1)]
+        elapse(log, 60)
+        assert [row.run_id for row in log.wake(1.0)] == ["r", "past"]
+        elapse(log, 31)
+        assert "later" in [row.run_id for row in log.wake(1.0)]
 
     def test_runs_are_filtered_by_status_and_agent(self, log: SqlLog) -> None:
         """Approvals are found by status; a team looks for its own agent."""
