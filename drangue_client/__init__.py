@@ -4,6 +4,7 @@ This package knows what happened; `drangue_worker` knows what happens next. Impo
 and no Celery.
 """
 
+from drangue_client.aio import AsyncClient
 from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError
@@ -14,4 +15,15 @@ from drangue_client.settings import Settings
 from drangue_client.submission import Submission
 from drangue_client.terms import Autonomy
 
-__all__ = ["Autonomy", "Budget", "Client", "DrangueError", "Event", "Result", "Run", "Settings", "Submission"]
+__all__ = [
+    "AsyncClient",
+    "Autonomy",
+    "Budget",
+    "Client",
+    "DrangueError",
+    "Event",
+    "Result",
+    "Run",
+    "Settings",
+    "Submission",
+]

@@ -106,8 +106,8 @@ class Client(Steering):
         )
         row, created = self._log(connection).submit([new])[0]
         check_same(row, agent, input, new.overrides.get("output_schema"))
-        later = not_before is not None and not_before > row.created_at
-        return Submission(run_id, created, self._tell(row, connection) if created and not later else not created)
+        later = not_before is not None and not_before > row.created_at  # nobody is to be told yet
+        return Submission(run_id, created, self._tell(row, connection) if created and not later else True)
 
     def get(self, run_id: str) -> RunRow:
         """The run's row: status, agent, input, labels, times. UnknownRunError if there is none."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from drangue_client import checks
 from drangue_client.errors import WaitTimeout
@@ -19,29 +21,46 @@ STREAM_POLL_S = 0.2  # how old an event may be when a stream shows it
 
 def until_stopped(log: Log, doorbell: Doorbell, run_id: str, timeout: float | None) -> None:
     """Return when the run has ended or waits for a person. Raises WaitTimeout after `timeout` seconds (None: never)."""
-    patience = _Patience(run_id, timeout)
-    if not _moving(log, run_id):  # before anything that could wait for Redis
+    patience = Patience(run_id, timeout)
+    if not moving(log, run_id):  # before anything that could wait for Redis
         return
     with doorbell.listen(run_id) as listener:
-        while status := _moving(log, run_id):
+        while status := moving(log, run_id):
             listener.wait(patience.left_s(status))
 
 
-def follow(log: Log, tokens: TokenStream, run_id: str, after: int, timeout: float | None) -> Iterator[Event]:
-    """The events behind the place `after` as they are written, and the pieces of answers before the decisions they
-    belong to, until the run has stopped. Raises WaitTimeout after `timeout` seconds (None: never)."""
-    patience = _Patience(run_id, timeout)
-    known = [event for event in log.events(run_id) if event.seq <= after]
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Asks for (the status of a run that moves, "" of one that has stopped; its events behind `after`)."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Asks for (pieces of answers behind `place`, the place behind them), waiting for the first up to `wait_s`."""
+
+    place: str
+    wait_s: float = 0.0
+
+
+def following(run_id: str, after: int, timeout: float | None) -> Generator[Grown | Pieces | Event, Any, None]:
+    """What `follow` does, without doing it: what is yielded is to be asked and its answer sent, or is to be shown.
+
+    So that waiting on a thread and waiting on an event loop are one piece of code.
+    """
+    patience = Patience(run_id, timeout)
+    _, log = yield Grown(-1)
+    known = [event for event in log if event.seq <= after]
     decided = max((event.step or 0 for event in known if event.type == "model_decision"), default=0)
     pieces, place = list[Event](), BEGINNING
     while True:
-        status = _moving(log, run_id)  # before the events: what ends the run is among them then
-        events = log.events(run_id, after)
+        status, events = yield Grown(after)
         # After the events: an answer is shown before it is recorded, so the pieces of these are there.
-        more, place = tokens.read(run_id, place)
+        more, place = yield Pieces(place)
         while more:
             pieces += more
-            more, place = tokens.read(run_id, place)
+            more, place = yield Pieces(place)
         for event in events:
             if event.type == "model_decision":
                 step = event.step or 0
@@ -52,7 +71,32 @@ def follow(log: Log, tokens: TokenStream, run_id: str, after: int, timeout: floa
         yield from _between(decided, math.inf, pieces)
         if not status:
             return
-        pieces, place = tokens.read(run_id, place, min(STREAM_POLL_S, patience.left_s(status)))
+        pieces, place = yield Pieces(place, min(STREAM_POLL_S, patience.left_s(status)))
+
+
+def follow(log: Log, tokens: TokenStream, run_id: str, after: int, timeout: float | None) -> Iterator[Event]:
+    """The events behind the place `after` as they are written, and the pieces of answers before the decisions they
+    belong to, until the run has stopped. Raises WaitTimeout after `timeout` seconds (None: never)."""
+    asking = following(run_id, after, timeout)
+    answer: Any = None
+    while True:
+        try:
+            asked = asking.send(answer)
+        except StopIteration:
+            return
+        match asked:
+            case Grown(place):
+                answer = grown(log, run_id, place)
+            case Pieces(place, wait_s):
+                answer = tokens.read(run_id, place, wait_s)
+            case event:
+                answer = None
+                yield event
+
+
+def grown(log: Log, run_id: str, after: int) -> tuple[str, list[Event]]:
+    """The answer to Grown. The status is read first: what ends the run is among the events then."""
+    return moving(log, run_id), log.events(run_id, after)
 
 
 def _between(decided: int, step: float, pieces: Sequence[Event]) -> list[Event]:
@@ -60,13 +104,13 @@ def _between(decided: int, step: float, pieces: Sequence[Event]) -> list[Event]:
     return [piece for piece in pieces if decided < (piece.step or 0) <= step]
 
 
-def _moving(log: Log, run_id: str) -> str:
+def moving(log: Log, run_id: str) -> str:
     """The status of a run that goes on by itself; empty for one that has stopped."""
     status = log.look(run_id).row.status
     return status if status in MOVING else ""
 
 
-class _Patience:
+class Patience:
     """How long somebody waits for a run."""
 
     def __init__(self, run_id: str, timeout: float | None) -> None:

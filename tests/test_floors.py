@@ -38,6 +38,7 @@ FLOORS = [
     " drangue_client.waiting",
     "drangue_client.steering",
     "drangue_client.client",
+    "drangue_client.aio",
     "drangue_client",
     "drangue_client.console",
     # drangue_worker: what happens next

@@ -22,6 +22,9 @@ KEPT_S = 3600
 KEPT_PIECES = 20_000
 BEGINNING = "0-0"
 MOST_S = 4.0
+READ_AT_ONCE = 1000
+
+Entry = tuple[bytes, dict[bytes, bytes]]
 
 
 class TokenStream:
@@ -60,21 +63,29 @@ class TokenStream:
             waited_s = time.monotonic() - began
             time.sleep(max(0.0, min(wait_s, MOST_S) - waited_s))  # also where there is no Redis to wait for
             return [], after
-        pieces = [piece for _, fields in found if (piece := _piece(fields))]
-        return pieces, found[-1][0].decode()
+        return pieces_of(found)
 
     def close(self) -> None:
         """Close the connections."""
         if self._redis is not None:
             self._redis.close()
 
-    def _read(self, run_id: str, after: str, wait_s: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    def _read(self, run_id: str, after: str, wait_s: float) -> list[Entry]:
         if self._redis is None:
             return []
-        block = max(1, int(min(wait_s, MOST_S) * 1000)) if wait_s > 0 else None  # the socket waits no longer
-        answer: Any = self._redis.xread({TOKENS + run_id: after}, count=1000, block=block)
-        found: list[tuple[bytes, dict[bytes, bytes]]] = answer[0][1] if answer else []
+        answer: Any = self._redis.xread({TOKENS + run_id: after}, count=READ_AT_ONCE, block=block_ms(wait_s))
+        found: list[Entry] = answer[0][1] if answer else []
         return found
+
+
+def block_ms(wait_s: float) -> int | None:
+    """How long a read shall wait at the server: no longer than a socket does."""
+    return max(1, int(min(wait_s, MOST_S) * 1000)) if wait_s > 0 else None
+
+
+def pieces_of(found: Sequence[Entry]) -> tuple[list[Event], str]:
+    """The pieces among the entries of a stream, at least one, and the place behind them."""
+    return [piece for _, fields in found if (piece := _piece(fields))], found[-1][0].decode()
 
 
 def _piece(fields: Mapping[bytes, bytes]) -> Event | None:
