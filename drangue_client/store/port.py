@@ -303,8 +303,8 @@ class Log(Protocol):
     def queues(self, patience_s: float, limit: int = 100) -> list[QueueState]:
         """Per queue: unclaimed steps, and those sent longer ago than `patience_s` (doubling with every resend)."""
 
-    def mark_sent(self, steps: Sequence[StepRef]) -> None:
-        """Record that steps are being sent again."""
+    def mark_sent(self, steps: Sequence[StepRef]) -> list[StepRef]:
+        """Record that steps are being sent again; those of them that nobody has claimed or sent again meanwhile."""
 
     def mark_unsent(self, steps: Sequence[StepRef]) -> None:
         """Take back the last `mark_sent` or `recover`: publishing failed, so the next sweep shall try at once."""

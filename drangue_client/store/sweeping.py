@@ -7,6 +7,7 @@ sent it. Rows somebody else has locked are skipped, so any number of sweepers sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -129,9 +130,24 @@ class Sweeping:
 
         return self.db.run(work, durable=False)
 
-    def mark_sent(self, refs: Sequence[StepRef]) -> None:
-        keys = [(ref.run_id, ref.step) for ref in refs]
-        self.db.run(lambda c: _mark(c, keys, sent_at=now(), sends=steps.c.sends + 1), durable=False)
+    def mark_sent(self, refs: Sequence[StepRef]) -> list[StepRef]:
+        if not refs:
+            return []
+        known = {(ref.run_id, ref.step, ref.sends): ref for ref in refs}
+        free = (  # what somebody has locked is being worked on, or marked by another sweep
+            select(steps.c.run_id, steps.c.step)
+            .where(tuple_(steps.c.run_id, steps.c.step, steps.c.sends).in_(known), steps.c.claim.is_(None))
+            .with_for_update(skip_locked=True)
+        )
+        once = free.cte("free").prefix_with("MATERIALIZED")
+        found = tuple_(steps.c.run_id, steps.c.step).in_(select(once.c.run_id, once.c.step))
+        sent = update(steps).where(found).values(sent_at=now(), sends=steps.c.sends + 1)
+        marked = sent.returning(steps.c.run_id, steps.c.step, steps.c.sends)
+
+        def work(c: Connection) -> list[StepRef]:
+            return [replace(known[row[0], row[1], row[2] - 1], sends=row[2]) for row in c.execute(marked)]
+
+        return self.db.run(work, durable=False)
 
     def mark_unsent(self, refs: Sequence[StepRef]) -> None:
         # Back before any lease and any backoff, so that every rule above finds it again at once.

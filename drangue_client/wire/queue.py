@@ -6,6 +6,8 @@ wire format: they change only with a new name beside the old one. Celery is load
 
 from __future__ import annotations
 
+import json
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -76,6 +78,23 @@ class Sender:
         except BROKER_ERRORS as error:
             raise QueueUnavailable(unreachable(error)) from error
 
+    def on_the_way(self, queue: str, depth: int, fetched_s: float) -> set[tuple[str, int]]:
+        """The steps that the next `depth` messages of each priority of a queue are for, and those of messages that some
+        worker fetched within `fetched_s` seconds and has not acknowledged."""
+        from drangue_client.wire.broker import BROKER_ERRORS
+
+        try:
+            with self.app.connection_for_write() as connection:
+                channel = connection.default_channel
+                with channel.conn_or_acquire() as client:
+                    lists = [channel._q_for_pri(queue, priority) for priority in PRIORITY_STEPS]
+                    messages = [message for name in lists for message in client.lrange(name, -depth, -1)]
+                    tags = client.zrangebyscore(channel.unacked_index_key, time.time() - fetched_s, "+inf")
+                    messages += client.hmget(channel.unacked_key, tags) if tags else []
+        except BROKER_ERRORS as error:
+            raise QueueUnavailable(unreachable(error)) from error
+        return {step for message in messages if message and (step := _step_of(message))}
+
     @property
     def app(self) -> Any:
         """The Celery app that sends: the worker's own, or one made here."""
@@ -104,6 +123,17 @@ class Sender:
                     )
         except BROKER_ERRORS as error:
             raise QueueUnavailable(unreachable(error)) from error
+
+
+def _step_of(message: bytes) -> tuple[str, int] | None:
+    """The step a message is for; None of what else may lie in a queue."""
+    try:
+        told = json.loads(message)
+        whole = told[0] if isinstance(told, list) else told  # one that was fetched is kept with its address
+        run_id, step, _ = whole["headers"]["id"].rsplit(":", 2)
+        return run_id, int(step)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
 
 
 def unreachable(error: BaseException) -> str:

@@ -9,13 +9,13 @@ import asyncio
 import os
 import time
 
+from drangue_client.autonomy import Autonomy
 from drangue_client.errors import TransientError
-from drangue_client.terms import Autonomy
 from drangue_worker.agent import Agent
 from drangue_worker.chaos import world
 from drangue_worker.chaos.plan import AGENT, ASSISTED
 from drangue_worker.models.openai import OpenAIModel
-from drangue_worker.tools.tool import tool
+from drangue_worker.tools.tool import Done, tool
 
 RETRIES = 20  # more than the plan ever asks for: what fails for good would hide what is lost
 
@@ -66,6 +66,20 @@ async def send(subject: str, seconds: float, idempotency_key: str) -> str:
     return f"done: {subject}"
 
 
+def _became_of(key: str) -> Done | None:
+    """What the world knows of a call that was interrupted: its effect, or nothing, which may be still to come."""
+    found = world.find(os.environ[world.URL], key)
+    return Done(f"done: {found.subject}") if found else None
+
+
+@tool(reversible=False, reconcile=_became_of)
+def transfer(subject: str, seconds: float, idempotency_key: str) -> str:
+    """A sync tool that must not be repeated, and that can be asked what became of a call."""
+    _act(idempotency_key, "transfer", subject)
+    time.sleep(seconds)
+    return f"done: {subject}"
+
+
 @tool
 def refund(subject: str, seconds: float, idempotency_key: str) -> str:
     """A tool that a person is asked about."""
@@ -76,7 +90,7 @@ def refund(subject: str, seconds: float, idempotency_key: str) -> str:
 
 mixed = Agent(
     OpenAIModel("scripted"),
-    [look, fetch, flaky, wire, send, refund],
+    [look, fetch, flaky, wire, send, transfer, refund],
     "Do what you are asked.",
     autonomy=Autonomy(modes={ASSISTED: "assisted"}),
     model_retries=RETRIES,

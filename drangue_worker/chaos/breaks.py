@@ -22,11 +22,12 @@ Kind = Literal[
     "restart_redis",
     "remove_redis",  # away for some seconds, in which runs are submitted
     "double",  # every waiting message is there twice
+    "shuffle",  # every waiting message is kept for some seconds and put back in another order
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 KILLS: tuple[Kind, ...] = ("kill_worker", "kill_child")
 POSTGRES: tuple[Kind, ...] = ("crash_postgres", "restart_postgres")
-OTHERS: tuple[Kind, ...] = ("stall", "terminate", "disconnect", "restart_redis", "remove_redis", "double")
+OTHERS: tuple[Kind, ...] = ("stall", "terminate", "disconnect", "restart_redis", "remove_redis", "double", "shuffle")
 
 
 @dataclass(frozen=True, slots=True)

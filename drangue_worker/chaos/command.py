@@ -15,7 +15,8 @@ from rich.text import Text
 from drangue_client.console.shell import UNUSABLE, run_main, say, say_json
 from drangue_client.errors import DrangueError
 from drangue_worker.chaos.breaks import Pace
-from drangue_worker.chaos.soak import Options, Progress, Report, run_soak
+from drangue_worker.chaos.playing import Progress
+from drangue_worker.chaos.soak import Options, Report, run_soak
 from drangue_worker.chaos.table import recovery_figures, verdict_table
 
 LINE_EVERY_S = 10.0  # where nobody looks on live
@@ -33,6 +34,7 @@ SECONDS = click.FloatRange(0, min_open=True)
 @click.option("--lease", type=SECONDS, default=15.0, show_default=True, help="Seconds a claim outlives its worker.")
 @click.option("--model-workers", type=click.IntRange(1), default=2, show_default=True, help="Model-pool processes.")
 @click.option("--tool-workers", type=click.IntRange(1), default=2, show_default=True, help="Tool-pool processes.")
+@click.option("--calm", is_flag=True, help="Break nothing and submit all runs at once; then nothing may be sent again.")
 @click.option(
     "--deadline", type=SECONDS, default=180.0, show_default=True, help="Seconds for the runs to end, after the breaks."
 )
@@ -47,12 +49,14 @@ def chaos(as_json: bool, **given: Any) -> int:
     scripts/chaos --runs 200 --seed 7
     scripts/chaos --runs 1000 --seed 7 --seconds 600 --logs /tmp/chaos
     scripts/chaos --runs 20 --seconds 15 --lease 3 --flush-every 5 --json
+    scripts/chaos --runs 300 --calm
 
     Servers and workers are its own, started in a temporary folder and gone at the end. Workers are killed, stopped past
     their lease and terminated; Redis is flushed, restarted and taken away; Postgres is restarted and drops every
-    connection; messages are doubled. The same seed gives the same runs and the same order of breaks.
+    connection; messages are doubled, or come late and shuffled. Some runs are cancelled. The same seed gives the same
+    runs and the same order of breaks.
 
-    Exit codes: 0 nothing lost and nothing doubled, 1 something was, 2 it could not be played, 130 interrupted.
+    Exit codes: 0 every promise was kept, 1 one was not, 2 it could not be played, 130 interrupted.
     """
     pace = Pace(
         given["seconds"], given["kill_every"], given["flush_every"], given["other_every"], given["postgres_restarts"]
@@ -65,6 +69,7 @@ def chaos(as_json: bool, **given: Any) -> int:
         model_workers=given["model_workers"],
         tool_workers=given["tool_workers"],
         deadline_s=given["deadline"],
+        calm=given["calm"],
         logs=given["logs"],
     )
     try:

@@ -1,20 +1,26 @@
-"""Who uses the fleet during a soak: one who submits its runs, and one who is asked about calls.
+"""Who uses the fleet during a soak: one who submits its runs, one who is asked about calls, and one who cancels.
 
-Both go on through every outage, as applications and people do, and both repeat themselves now and then.
+All go on through every outage, as applications and people do, and repeat themselves now and then.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psycopg
+
 from drangue_client.client import Client
 from drangue_client.errors import DatabaseUnavailable, NotPendingError
+from drangue_worker.chaos.cancels import Cancel
 from drangue_worker.chaos.plan import AGENT, PlannedCall, PlannedRun
+from drangue_worker.chaos.recovery import CONNECT_S
 
 AGAIN_S = 0.3  # before asking again a database that was away
+FOLLOW_S = 0.1  # between two looks at the runs that are to be cancelled
 LOOK_S = 0.5  # between two looks at what waits for approval
 REPEATED = 10  # every so many submissions one is sent twice
 
@@ -86,3 +92,38 @@ class Approver:
                 self.client.reject(run_id, call_id, by="chaos", reason="the plan says no")
         except NotPendingError:
             return  # decided the last time, and the answer got lost
+
+
+@dataclass
+class Canceller:
+    """Cancels, by the plan, runs that have got somewhere. `asked` says of each what came of it."""
+
+    client: Client
+    plans: Sequence[PlannedRun]
+    asked: dict[str, Cancel] = field(default_factory=dict)
+
+    def work(self, stopped: threading.Event) -> None:
+        """Cancel until all that are to be cancelled are, or until `stopped`."""
+        places = {plan.run_id: plan.cancel_at for plan in self.plans if plan.cancel_at is not None}
+        while places and not stopped.wait(FOLLOW_S):
+            for run_id, head in self._heads(list(places)).items():
+                if head >= places[run_id] and self._cancel(run_id):
+                    del places[run_id]
+
+    def _heads(self, ids: Sequence[str]) -> dict[str, int]:
+        query = "select run_id, head_seq from runs where run_id = any(%s)"
+        try:
+            with psycopg.connect(self.client.settings.database_url, connect_timeout=CONNECT_S) as connection:
+                return dict(connection.execute(query, (ids,)).fetchall())
+        except psycopg.OperationalError:
+            return {}
+
+    def _cancel(self, run_id: str) -> bool:
+        # Known before it is acknowledged: it may have been done, and only the answer be lost.
+        self.asked.setdefault(run_id, Cancel(math.inf, False))
+        try:
+            done = self.client.cancel(run_id, by="chaos", reason="as planned")
+        except DatabaseUnavailable:
+            return False
+        self.asked[run_id] = Cancel(time.time(), done)
+        return True

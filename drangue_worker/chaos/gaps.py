@@ -13,6 +13,7 @@ from drangue_worker.chaos.plan import PlannedRun
 
 ENDINGS = ("run_finished", "run_failed", "run_cancelled")
 AFTERWARDS = ("outcome_corrected",)  # a late true outcome is told whenever it comes
+CAME_TO = ("model_decision", "tool_result", "step_stopped")  # what was under way when its run was cancelled
 
 
 def gaps(events: Sequence[Event]) -> list[str]:
@@ -74,7 +75,8 @@ def _unsettled(events: Sequence[Event]) -> Iterator[str]:
 def _after_the_end(events: Sequence[Event]) -> Iterator[str]:
     ended = ""
     for event in events:
-        if ended and event.type not in AFTERWARDS:
+        told = (*AFTERWARDS, *CAME_TO) if ended == "run_cancelled" else AFTERWARDS
+        if ended and event.type not in told:
             yield f"{event.type} stands behind {ended}"
         if event.type in ENDINGS:
             ended = event.type

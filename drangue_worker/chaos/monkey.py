@@ -13,11 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 import psycopg
 import redis
 
 from drangue_worker.chaos.breaks import Break
+from drangue_worker.chaos.post import count, put_back, take_all
 from drangue_worker.chaos.recovery import CONNECT_S, Recoveries
 from drangue_worker.chaos.workers import Workers, begun, children_of, send
 from drangue_worker.embedded import Servers
@@ -25,6 +27,8 @@ from drangue_worker.embedded import Servers
 TICK_S = 0.1
 STALL_S = (1.0, 3.0)  # beyond the lease
 REDIS_AWAY_S = (2.0, 6.0)
+SHUFFLED_S = (1.0, 4.0)
+AGAIN_S = 0.5  # before messages are brought back again to a Redis that was away
 
 
 @dataclass
@@ -189,6 +193,27 @@ class Monkey:
         except redis.RedisError:
             return False
         return True
+
+    def _shuffle(self, draw: float) -> str:
+        try:
+            with self._redis() as client:
+                taken = take_all(client)
+        except redis.RedisError:
+            return ""
+        if not taken:
+            return ""
+        dice = Random(draw)
+
+        def give_back() -> None:
+            try:
+                with self._redis() as client:
+                    put_back(client, taken, dice)
+            except redis.RedisError:
+                if not self.over:  # else they are lost, as messages may be
+                    self._in(AGAIN_S, give_back)
+
+        self._in(_between(SHUFFLED_S, draw), give_back)
+        return f"{count(taken)} messages"
 
     def _redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.redis_url, socket_timeout=5, socket_connect_timeout=3, retry=None)

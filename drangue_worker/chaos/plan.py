@@ -13,14 +13,15 @@ from random import Random
 from typing import Any
 
 AGENT = "mixed"
-IRREVERSIBLE = frozenset({"wire", "send"})
+IRREVERSIBLE = frozenset({"wire", "send", "transfer"})
 ASSISTED = "refund"
 
 # How often each is asked for: mostly what can be repeated, since what cannot takes its turn alone.
-_WEIGHTS = {"look": 4, "fetch": 4, "flaky": 2, "wire": 1.5, "send": 1, ASSISTED: 1}
+_WEIGHTS = {"look": 4, "fetch": 4, "flaky": 2, "wire": 1.5, "send": 1, "transfer": 1, ASSISTED: 1}
 _GRANTED = 0.8  # of the calls a person is asked about
 _FAULTY = 0.15  # of the model calls
 _SLOW = 0.03  # of the model calls and of the calls of tools
+_CANCELLED = 0.15  # of the runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class PlannedCall:
     tool: str
     arguments: dict[str, Any]
     granted: bool = True
+
+    @property
+    def run_id(self) -> str:
+        return self.key.rpartition(":")[0]
 
     @property
     def step(self) -> int:
@@ -53,10 +58,14 @@ class PlannedDecision:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run. Its last decision has no calls: it is the answer."""
+    """One run. Its last decision has no calls: it is the answer.
+
+    Where `cancel_at` is not None, somebody cancels the run as soon as its log has got to that place.
+    """
 
     run_id: str
     decisions: tuple[PlannedDecision, ...]
+    cancel_at: int | None = None
 
     @property
     def input(self) -> str:
@@ -86,7 +95,12 @@ def _run(seed: int, number: int, slow_s: float) -> PlannedRun:
         faults = tuple(dice.choices(("429", "500", "hang_up"), k=dice.randint(1, 2))) if faulty else ()
         decisions.append(PlannedDecision(f"{run_id}:{step}", calls, faults, _seconds(dice, slow_s)))
         step += width + 1
-    return PlannedRun(run_id, tuple(decisions))
+    return PlannedRun(run_id, tuple(decisions), _cancel_at(Random(f"{seed}:{number}:cancel"), step - 1))
+
+
+def _cancel_at(dice: Random, steps: int) -> int | None:
+    """Somewhere in the middle: a run that is left alone writes at least two events more than it has steps."""
+    return dice.randint(0, steps) if dice.random() < _CANCELLED else None
 
 
 def _call(dice: Random, key: str, slow_s: float) -> PlannedCall:

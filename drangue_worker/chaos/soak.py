@@ -8,31 +8,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psycopg
-
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError, UnknownRunError
-from drangue_client.run import ENDED
+from drangue_client.run import OVER
 from drangue_client.settings import PREFIX, Settings
 from drangue_client.store.migrate import migrate
 from drangue_worker.chaos import world
 from drangue_worker.chaos.breaks import Pace, timetable
-from drangue_worker.chaos.drivers import Approver, Submitter
-from drangue_worker.chaos.monkey import Monkey
+from drangue_worker.chaos.drivers import Approver, Canceller, Submitter
+from drangue_worker.chaos.monkey import STALL_S, Monkey
 from drangue_worker.chaos.plan import PlannedRun, plan
-from drangue_worker.chaos.recovery import CONNECT_S, Recoveries
+from drangue_worker.chaos.playing import Playing, Progress
+from drangue_worker.chaos.recovery import Recoveries
 from drangue_worker.chaos.script import PlannedModel
+from drangue_worker.chaos.swept import swept
 from drangue_worker.chaos.verdict import Ran, Verdict, judge
 from drangue_worker.chaos.workers import Workers
 from drangue_worker.dev import start_workers, wait_for_workers
@@ -41,16 +38,16 @@ from drangue_worker.embedded.root import home_of
 from drangue_worker.supervisor import Supervisor
 from drangue_worker.testing.provider import Provider
 
-TICK_S = 0.25
 SUBMITTING = 0.7  # of the time in which things break: the last runs meet breaks too
 SLOWEST = 1.3  # leases that the slowest calls take
-LATE_S = 2.0  # after the last run has ended, for what a worker that stood still may do too late
+HEARD_S = 6.0  # within which workers that do not stand still have heard of a cancel, and ended what may be ended
 MAX_CRASHES = 50  # the ceiling against steps that kill workers is not for workers that are killed
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a soak is given. `deadline_s` is how long after the last break every run must have ended."""
+    """What a soak is given. `deadline_s` is how long after the last break every run must have ended. A `calm` one has
+    no breaks, and all its runs are submitted at once."""
 
     runs: int
     seed: int
@@ -59,13 +56,14 @@ class Options:
     model_workers: int
     tool_workers: int
     deadline_s: float
+    calm: bool = False
     logs: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """What came of a soak. `skipped` are breaks that found nobody fit, or their server away; `unsubmitted` counts runs
-    that no submit acknowledged before the deadline."""
+    that no submit acknowledged before the deadline, `cancels` those runs that were to be cancelled."""
 
     verdict: Verdict
     breaks: Counter[str]
@@ -74,22 +72,8 @@ class Report:
     seconds: float
     unsent: int
     unsubmitted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a soak is, for whoever looks on."""
-
-    seconds: float
-    submitted: int
-    statuses: Counter[str]
-    breaks: int
-    last: str
-
-    def __str__(self) -> str:
-        ended = "  ".join(f"{self.statuses[name]} {name}" for name in (*sorted(ENDED), "paused") if self.statuses[name])
-        broken = f"{self.breaks} breaks, the last: {self.last}" if self.breaks else "nothing broken yet"
-        return f"{self.seconds:4.0f} s  {self.submitted} submitted  {ended}  {broken}"
+    cancels: int
+    calm: bool
 
 
 def run_soak(options: Options, show: Callable[[Progress], None]) -> Report:
@@ -126,86 +110,38 @@ def run_soak(options: Options, show: Callable[[Progress], None]) -> Report:
         recoveries = Recoveries(settings.database_url, settings.lease_s)
         workers = Workers(supervisor, settings.database_url)
         monkey = Monkey(workers, servers, settings.database_url, settings.redis_url, settings.lease_s, recoveries)
-        submitter = Submitter(client, plans, options.pace.seconds * SUBMITTING)
+        submitter = Submitter(client, plans, 0.0 if options.calm else options.pace.seconds * SUBMITTING)
         approver = Approver(client, {call.key: call for one in plans for call in one.calls})
+        canceller = Canceller(client, plans)
+        breaks = () if options.calm else timetable(options.seed, options.pace)
         began = time.monotonic()
-        _Playing(options, supervisor, settings, monkey, submitter, approver, show).play()
+        Playing(supervisor, monkey, breaks, submitter, approver, canceller, options.deadline_s, show).play()
         seconds = time.monotonic() - began
         ran = {one.run_id: ran for one in submitter.acknowledged if (ran := _ran(client, one))}
-        verdict = judge(submitter.acknowledged, ran, world.executions(world_url), model.asks, model.mistaken)
+        verdict = judge(
+            submitter.acknowledged,
+            ran,
+            world.executions(world_url),
+            model.asks,
+            model.mistaken,
+            canceller.asked,
+            HEARD_S if options.calm else HEARD_S + options.lease_s + STALL_S[1],
+            swept(supervisor.log_folder),
+            options.calm,
+        )
         if options.logs is not None:
             _keep_evidence(options.logs, ran.values(), recoveries)
-        unsubmitted = len(plans) - len(submitter.acknowledged)
-        return Report(verdict, monkey.done, monkey.skipped, recoveries, seconds, submitter.unsent, unsubmitted)
-
-
-@dataclass
-class _Playing:
-    """The time between the first submission and the last worker's end."""
-
-    options: Options
-    supervisor: Supervisor
-    settings: Settings
-    monkey: Monkey
-    submitter: Submitter
-    approver: Approver
-    show: Callable[[Progress], None]
-
-    def play(self) -> None:
-        """Return when every run has ended or the deadline is over, and the workers have ended too.
-
-        The supervisor has the main thread, since children are bound to the thread that starts them; the others end
-        when it is told to. Raises what broke one of them.
-        """
-        main, stopped = threading.get_ident(), threading.Event()
-        jobs = [self.submitter.work, self.approver.work, self.monkey.recoveries.watch]
-        breaks = timetable(self.options.seed, self.options.pace)
-        with ThreadPoolExecutor(5, thread_name_prefix="soak") as pool:
-            working = [pool.submit(job, stopped) for job in jobs]
-            breaking = pool.submit(self.monkey.play, breaks, stopped)
-            watching = pool.submit(self._watch, [*working, breaking], breaking, stopped, main)
-            try:
-                self.supervisor.run()
-            finally:
-                stopped.set()
-        for one in (watching, *working, breaking):
-            one.result()
-
-    def _watch(
-        self, threads: Sequence[Future[None]], breaking: Future[None], stopped: threading.Event, main: int
-    ) -> None:
-        try:
-            self._until_ended(threads, stopped)
-        finally:
-            stopped.set()
-            wait([breaking])  # nothing stands still or is away any more when the workers are asked to end
-            signal.pthread_kill(main, signal.SIGTERM)
-
-    def _until_ended(self, threads: Sequence[Future[None]], stopped: threading.Event) -> None:
-        began = time.monotonic()
-        statuses: Counter[str] = Counter()
-        while not stopped.wait(TICK_S):
-            self.supervisor.check()
-            for one in threads:
-                if one.done():
-                    one.result()
-            statuses = self._statuses() or statuses
-            now, submitted = time.monotonic(), len(self.submitter.acknowledged)
-            broken = sum(self.monkey.done.values())
-            self.show(Progress(now - began, submitted, statuses, broken, self.monkey.last))
-            if self.submitter.over and sum(statuses[name] for name in ENDED) == submitted:
-                stopped.wait(LATE_S)
-                return
-            if self.monkey.over and now > self.monkey.last_at + self.options.deadline_s:
-                return
-
-    def _statuses(self) -> Counter[str] | None:
-        """How many runs have which status; None while Postgres is away."""
-        try:
-            with psycopg.connect(self.settings.database_url, connect_timeout=CONNECT_S) as connection:
-                return Counter(dict(connection.execute("select status, count(*) from runs group by 1").fetchall()))
-        except psycopg.OperationalError:
-            return None
+        return Report(
+            verdict,
+            monkey.done,
+            monkey.skipped,
+            recoveries,
+            seconds,
+            unsent=submitter.unsent,
+            unsubmitted=len(plans) - len(submitter.acknowledged),
+            cancels=sum(one.cancel_at is not None for one in submitter.acknowledged),
+            calm=options.calm,
+        )
 
 
 def _settings(options: Options, servers: Servers) -> Settings:
@@ -225,7 +161,7 @@ def _settings(options: Options, servers: Servers) -> Settings:
         patience_s=min(5.0, lease_s / 2),
         drain_grace_s=min(5.0, lease_s),
         max_crashes=MAX_CRASHES,
-        log_format="console",
+        log_format="json",
     )
 
 
@@ -248,7 +184,8 @@ def _folder() -> Iterator[Path]:
 
 def _ran(client: Client, planned: PlannedRun) -> Ran | None:
     try:
-        return Ran(planned.run_id, client.get(planned.run_id).status, tuple(client.events(planned.run_id)))
+        status, events = client.get(planned.run_id).status, tuple(client.events(planned.run_id))
+        return Ran(planned.run_id, status, events, len(client.log.held(planned.run_id)) if status in OVER else 0)
     except UnknownRunError:
         return None
 

@@ -44,6 +44,7 @@ def verdict_table(report: Report) -> RenderableType:
         "runs submitted", str(verdict.submitted), f"in {report.seconds:.0f} s; {report.unsent} while Redis was away"
     )
     table.add_row("runs finished", str(verdict.finished), "")
+    table.add_row("runs cancelled", str(verdict.cancelled), f"{report.cancels} were to be")
     table.add_row("runs failed", str(sum(verdict.failed.values())), _told(verdict.failed))
     _zero(table, "runs lost", verdict.lost)
     table.add_row("effects expected", str(verdict.expected), "by the plan")
@@ -54,9 +55,13 @@ def verdict_table(report: Report) -> RenderableType:
     _zero(table, "effects nobody asked for", verdict.unplanned)
     _zero(table, "irreversible calls done more than once", verdict.repeated)
     _zero(table, "effects denied by their result", verdict.untrue)
+    _zero(table, "cancels that did not hold", verdict.unheeded)
+    _zero(table, "effects begun after a cancel", verdict.late)
     table.add_row("unknown outcomes told to the model", str(verdict.unknown), f"{verdict.corrected} corrected later")
     table.add_row("executions per tool step", f"{mean(verdict.executions):.2f}", f"at most {_most(verdict.executions)}")
     table.add_row("asks per model step", f"{mean(verdict.asks):.2f}", f"at most {_most(verdict.asks)}")
+    table.add_row("messages sent again", *_sent(verdict.resent, report))
+    table.add_row("steps taken up again", *_sent(verdict.recovered, report))
     _zero(table, "log gaps", verdict.gaps)
     table.add_row("killed steps", str(recovery["killed_steps"]), f"{recovery['standing']} never went on")
     table.add_row("their recovery, p50", _seconds(recovery["p50_s"]), "")
@@ -79,6 +84,12 @@ def verdict_table(report: Report) -> RenderableType:
 def _zero(table: Table, what: str, findings: Sequence[str]) -> None:
     count = len(findings)
     table.add_row(what, Text(str(count), style="bold red" if count else "green"), "")
+
+
+def _sent(count: int, report: Report) -> tuple[RenderableType, str]:
+    if not report.calm:
+        return str(count), "by sweeps"
+    return Text(str(count), style="bold red" if count else "green"), "by sweeps, and nothing was broken"
 
 
 def _findings(verdict: Verdict) -> list[Text]:

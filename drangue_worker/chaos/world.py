@@ -7,7 +7,9 @@ key; here the rows stay, so that both can be counted: executions, and keys.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -25,10 +27,13 @@ create table executions (
     key text not null,
     tool text not null,
     subject text not null,
-    at timestamptz not null default clock_timestamp()
+    at timestamptz not null  -- when it began, by the clock of the tool's process
 );
 create index on executions (key);
 """
+
+
+T = TypeVar("T")
 
 
 class WorldUnavailable(RuntimeError):
@@ -37,11 +42,12 @@ class WorldUnavailable(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One execution of a tool: under which idempotency key, and what about."""
+    """One execution of a tool: under which idempotency key, what about, and when it began (epoch seconds)."""
 
     key: str
     tool: str
     subject: str
+    at: float = 0.0
 
 
 def create(server_url: str) -> str:
@@ -60,27 +66,42 @@ def act(url: str, execution: Execution) -> int:
     Waits for a database that is away: the row has an id of its own, so writing it again after a lost answer adds
     nothing. WorldUnavailable after PATIENCE_S seconds.
     """
-    row = uuid4()
+    row, began = uuid4(), time.time()
+    return _patiently(lambda: _write(url, row, execution, began))
+
+
+def find(url: str, key: str) -> Execution | None:
+    """The first execution under a key; None where there is none. Waits as `act` does."""
+    return _patiently(lambda: next(iter(executions(url, key)), None))
+
+
+def executions(url: str, key: str | None = None) -> list[Execution]:
+    """Every execution, or every one under a key, oldest first."""
+    query = (
+        "select key, tool, subject, extract(epoch from at)::float8 from executions where %s in (key, '') order by at"
+    )
+    with psycopg.connect(url, connect_timeout=CONNECT_S) as connection:
+        rows = connection.execute(query, (key or "",)).fetchall()
+    return [Execution(*row) for row in rows]
+
+
+def _patiently(ask: Callable[[], T]) -> T:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return _write(url, row, execution)
+            return ask()
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
                 raise WorldUnavailable(f"the world cannot be reached: {error}") from error
             time.sleep(POLL_S)
 
 
-def executions(url: str) -> list[Execution]:
-    """Every execution, oldest first."""
-    with psycopg.connect(url, connect_timeout=CONNECT_S) as connection:
-        rows = connection.execute("select key, tool, subject from executions order by at").fetchall()
-    return [Execution(*row) for row in rows]
-
-
-def _write(url: str, row: UUID, execution: Execution) -> int:
-    insert = "insert into executions (id, key, tool, subject) values (%s, %s, %s, %s) on conflict do nothing"
-    values = (row, execution.key, execution.tool, execution.subject)
+def _write(url: str, row: UUID, execution: Execution, began: float) -> int:
+    insert = (
+        "insert into executions (id, key, tool, subject, at) values (%s, %s, %s, %s, to_timestamp(%s)) "
+        "on conflict do nothing"
+    )
+    values = (row, execution.key, execution.tool, execution.subject, began)
     with psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_S) as connection:
         connection.execute(insert, values)
         found = connection.execute(

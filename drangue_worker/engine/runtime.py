@@ -69,7 +69,9 @@ class Runtime:
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="drangue-log")
-        self.leases = Leases(self.log, self.settings, self.database)
+        # Of its own: a renewal that waited behind a burst of claims would lose what is being worked on.
+        self._beats = ThreadPoolExecutor(1, thread_name_prefix="drangue-lease")
+        self.leases = Leases(self.log, self.settings, functools.partial(self._on, self._beats))
 
     async def database(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a blocking call of the log in one of this runtime's threads.
@@ -77,6 +79,9 @@ class Runtime:
         A patient runtime repeats it with backoff and jitter until the database is back: every call of the log may be
         repeated, and nothing that was done is thrown away while there is hope of recording it.
         """
+        return await self._on(self._pool, call, *args, **kwargs)
+
+    async def _on(self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             stop=lambda _: not self.patient,  # asked each time: a draining worker loses its patience
@@ -87,7 +92,7 @@ class Runtime:
         work = functools.partial(call, *args, **kwargs)
 
         async def once() -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
 
         return await attempts(once)
 
@@ -145,6 +150,7 @@ class Runtime:
     def close(self) -> None:
         """Let go of the threads; the log belongs to whoever made it."""
         self._pool.shutdown(wait=False)
+        self._beats.shutdown(wait=False)
 
 
 class _Onlooker:

@@ -2,7 +2,8 @@
 
 Four things stop: a step whose worker died, a step whose backoff is over, a run that is due, and a step whose message
 was lost. The first three are certain and sent at once. The last is only suspected, since a message that still waits in
-a long queue looks the same: it is sent again when the queue holds fewer messages than unclaimed steps, twice in a row.
+a long queue looks the same. Where a queue holds fewer messages than unclaimed steps, what waits there is read, and a
+step is sent again whose message was seen nowhere for a while: it may be on its way into the queue, or to its claim.
 What is left of turns that are over, its worker dead, is closed: nobody else can claim it.
 """
 
@@ -10,42 +11,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log, RunRow, StepRef
 from drangue_client.turns import close
-from drangue_client.wire.queue import COORDINATE_QUEUE, Sender
+from drangue_client.wire.queue import COORDINATE_QUEUE, HANDOFF_S, Sender
 from drangue_worker.engine.leases import HALT_S
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.sweep")
 
 BACK_S = 5.0  # within which every worker has noticed that the database is back
+READ = 1000  # messages of each priority: those of the steps in doubt are among the next, whatever else lies there
 LIMIT = 500  # of each kind in one sweep: what a flushed Redis lost is back within seconds
 
 
 @dataclass
 class Swept:
-    """What one sweep sent: counts by cause."""
+    """What one sweep sent: counts by cause. `recovered` are steps whose worker died, `due` those whose backoff is over,
+    `resent` those whose message was lost."""
 
     runs: int = 0
     recovered: int = 0
+    due: int = 0
     resent: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.recovered or self.resent)
+        return bool(self.runs or self.recovered or self.due or self.resent)
 
 
 @dataclass
 class Sweeper:
-    """One process's sweeper. `suspects` are the steps whose message was in doubt at the last sweep."""
+    """One process's sweeper. `suspects` are the steps whose message was nowhere to be found, and since when."""
 
     log: Log
     sender: Sender
     settings: Settings
-    suspects: set[tuple[str, int]] = field(default_factory=set)
+    suspects: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def sweep(self) -> Swept:
         """Look once and send what is due. Raises DatabaseUnavailable or QueueUnavailable; then nothing is lost."""
@@ -55,15 +59,14 @@ class Sweeper:
         swept.runs = len(due)
         recovered = self.log.recover(self.settings.patience_s, LIMIT)
         self._send(recovered)
-        swept.recovered = len(recovered)
-        lost = self._lost()
-        if lost:
-            self.log.mark_sent(lost)
-            self._send(lost)
+        swept.recovered = sum(ref.lapsed for ref in recovered)
+        swept.due = len(recovered) - swept.recovered
+        lost = self.log.mark_sent(self._lost())  # of two sweepers that miss the same message, one marks it
+        self._send(lost)
         swept.resent = len(lost)
         self._close()
         if swept:
-            log.info("swept", runs=swept.runs, recovered=swept.recovered, resent=swept.resent)
+            log.info("swept", **asdict(swept))
         return swept
 
     def _close(self) -> None:
@@ -85,17 +88,16 @@ class Sweeper:
 
     def _lost(self) -> list[StepRef]:
         states = self.log.queues(self.settings.patience_s, LIMIT)
-        if not states:
-            self.suspects = set()
-            return []
-        waiting = self.sender.waiting([state.queue for state in states])
+        waiting = self.sender.waiting([state.queue for state in states]) if states else {}
         missing: list[StepRef] = []
         for state in states:
-            missing += state.doubtful[: max(0, state.unclaimed - waiting[state.queue])]
-        # A message between its queue and its claim is in neither count: only a doubt that lasts is acted upon.
-        lost = [ref for ref in missing if (ref.run_id, ref.step) in self.suspects]
-        self.suspects = {(ref.run_id, ref.step) for ref in missing}
-        return lost
+            if state.unclaimed > waiting[state.queue]:
+                there = self.sender.on_the_way(state.queue, READ, self.settings.lease_s)
+                missing += [ref for ref in state.doubtful if (ref.run_id, ref.step) not in there]
+        now = time.monotonic()
+        self.suspects = {key: self.suspects.get(key, now) for key in ((ref.run_id, ref.step) for ref in missing)}
+        while_s = min(HANDOFF_S, self.settings.patience_s)
+        return [ref for ref in missing if now - self.suspects[ref.run_id, ref.step] >= while_s]
 
     def _send(self, refs: Sequence[StepRef]) -> None:
         try:

@@ -194,12 +194,21 @@ class TestMarking:
         """The count makes each message's id its own, and patience grow."""
         fan_out(log)
         refs = [StepRef("r", step, "tool", TOOL_QUEUE, 5) for step in (2, 3)]
-        log.mark_sent(refs)
-        log.mark_sent(refs[:1])
+        refs = log.mark_sent(refs)
+        refs[:1] = log.mark_sent(refs[:1])
+        assert [ref.sends for ref in refs] == [2, 1]
         assert [row["sends"] for row in open_rows(log).values()] == [2, 1]
         log.mark_unsent(refs)
         log.mark_unsent(refs)
         assert [row["sends"] for row in open_rows(log).values()] == [0, 0]
+
+    def test_of_two_who_send_the_same_step_again_one_does(self, log: SqlLog) -> None:
+        """Both have looked before either had marked it; and who has claimed it meanwhile needs no message."""
+        fan_out(log)
+        refs = [StepRef("r", step, "tool", TOOL_QUEUE, 5) for step in (2, 3)]
+        claim(log, step=3)
+        assert steps_of(log.mark_sent(refs)) == [("r", 2)]
+        assert log.mark_sent(refs) == []
 
     def test_marking_what_is_gone_changes_nothing(self, log: SqlLog) -> None:
         """A step may be settled between its finding and its sending."""
@@ -229,7 +238,7 @@ class TestQueues:
         fan_out(log, tools=1)
         ref = StepRef("r", 2, "tool", TOOL_QUEUE, 5)
         for sends in range(1, 3):
-            log.mark_sent([ref])
+            (ref,) = log.mark_sent([ref])
             elapse(log, PATIENCE_S * 2**sends - 1)
             assert log.queues(PATIENCE_S) == []
             elapse(log, 2)

@@ -28,7 +28,7 @@ from tests.kit.fleet import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 CHAOS = [sys.executable, str(ROOT / "scripts" / "chaos")]
 SMALL = ["--model-workers", "1", "--tool-workers", "1", "--lease", "2", "--seed", "7"]
-ZEROS = ("lost", "missing", "doubled", "unplanned", "repeated", "untrue", "gaps")
+ZEROS = ("lost", "missing", "doubled", "unplanned", "repeated", "untrue", "unheeded", "late", "noise", "gaps")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -58,13 +58,28 @@ def test_a_short_soak_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert {name: told[name] for name in ZEROS} == {name: [] for name in ZEROS}
-    assert (told["submitted"], told["finished"], told["failed"]) == (10, 10, {})
+    assert (told["submitted"], told["finished"] + told["cancelled"], told["failed"]) == (10, 10, {})
+    assert told["cancelled"] >= 1  # of three that were to be, unless they were quicker
     assert told["done"] + sum(told["excused"].values()) == told["expected"] > 20
     assert told["breaks"]["flush_redis"] >= 1  # not where Redis was away just then
     assert told["breaks"]["crash_postgres"] == 1
+    assert told["breaks"].get("shuffle", 0) + told["skipped"].get("shuffle", 0) == 1  # where something waited
     assert told["breaks"].get("kill_worker", 0) + told["breaks"].get("kill_child", 0) >= 1  # not of those that boot
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
     assert len((logs / "runs.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_calm_soak_sends_nothing_twice(tmp_path: Path) -> None:
+    """Nothing is broken, all runs come at once, and the provider has its troubles: sweeps have nothing to mend."""
+    logs = tmp_path / "logs"
+    command = [*CHAOS, *SMALL, "--runs", "16", "--calm", "--deadline", "90", "--logs", str(logs), "--json"]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert (told["resent"], told["recovered"], told["breaks"], told["skipped"]) == (0, 0, {}, {})
+    assert (told["finished"] + told["cancelled"], told["executions_per_step"]["max"]) == (16, 3)  # as often as planned
+    lines = [line for path in logs.glob("*.log") for line in path.read_text().splitlines()]
+    assert any('"swept"' in line for line in lines)  # they had backoffs to end, and are seen to have
 
 
 def test_an_interrupted_soak_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import pytest
 
 from drangue_client.events import Event
-from drangue_client.outcomes import failure, unknown_outcome
+from drangue_client.outcomes import cancelled, failure, unknown_outcome
 from drangue_worker.chaos.breaks import KINDS, Pace, timetable
+from drangue_worker.chaos.cancels import Cancel
 from drangue_worker.chaos.gaps import gaps, strays
 from drangue_worker.chaos.plan import IRREVERSIBLE, PlannedCall, PlannedDecision, PlannedRun, plan
 from drangue_worker.chaos.recovery import percentile
+from drangue_worker.chaos.swept import Swept, total
 from drangue_worker.chaos.verdict import Ran, Verdict, judge
 from drangue_worker.chaos.world import Execution
 
@@ -82,12 +86,22 @@ def test_a_plan_asks_for_everything_that_could_go_wrong() -> None:
     runs = plan(7, 100, 5.0)
     calls = [call for run in runs for call in run.calls]
     decisions = [decision for run in runs for decision in run.decisions]
-    assert {call.tool for call in calls} == {"look", "fetch", "flaky", "wire", "send", "refund"}
+    assert {call.tool for call in calls} == {"look", "fetch", "flaky", "wire", "send", "transfer", "refund"}
     assert {call.granted for call in calls if call.tool == "refund"} == {True, False}
     assert any(call.arguments.get("trips") for call in calls)
     assert {fault for decision in decisions for fault in decision.faults} == {"429", "500", "hang_up"}
     assert {5.0} < {decision.delay_s for decision in decisions}
     assert max(len(decision.calls) for decision in decisions) > 1
+    assert any(run.cancel_at is not None for run in runs)
+
+
+def test_a_run_is_cancelled_before_it_could_have_ended() -> None:
+    """Its log gets to the planned place while something is still to be done, else the cancel would meet nothing."""
+    cancelled = [run for run in plan(3, 300, 5.0) if run.cancel_at is not None]
+    assert 20 < len(cancelled) < 80
+    for run in cancelled:
+        steps = len(run.decisions) + len(list(run.calls))
+        assert 0 <= (run.cancel_at or 0) <= steps < len(("run_started", "run_finished")) + steps - 1
 
 
 def test_breaks_keep_their_pace() -> None:
@@ -167,10 +181,97 @@ def test_an_effect_that_the_model_was_told_is_in_doubt_may_be_missing() -> None:
     assert (found.code, found.unknown, dict(found.excused)) == (0, 1, {"unknown_outcome": 1})
 
 
-def test_an_effect_must_not_be_denied() -> None:
+@pytest.mark.parametrize("category", ["transient", "cancelled"])
+def test_an_effect_must_not_be_denied(category: str) -> None:
     """An irreversible call that is reported as not executed would be asked for again."""
-    found = verdict(log(s3=failure("wire", "transient", "not executed: the worker was told to stop just before")))
+    found = verdict(log(s3=failure("wire", category, "not executed: the worker was told to stop just before")))
     assert (found.code, len(found.untrue)) == (1, 1)
+
+
+CUT = numbered([*log()[:4], Event(0, "run_cancelled", {"last_step": 5})])  # one call done, the next under way
+AT = 1000.0
+
+
+def cut(
+    events: tuple[Event, ...] = CUT,
+    executions: list[Execution] = EXECUTIONS[:1],
+    status: str = "cancelled",
+    held: int = 0,
+    cancels: Mapping[str, Cancel] = {"r": Cancel(AT, True)},
+) -> Verdict:
+    return judge([PLAN], {"r": Ran("r", status, events, held)}, executions, {}, cancels=cancels, late_s=5.0)
+
+
+def test_a_cancelled_run_owes_only_what_it_says_was_done() -> None:
+    """What was not begun, or is told as cancelled, needs no effect."""
+    events = numbered([*CUT[:3], CUT[4]])
+    told = numbered([*events, Event(0, "tool_result", {"content": cancelled("wire")}, step=3)])
+    for found in (cut(events), cut(told)):
+        assert (found.faults, found.cancelled, found.finished, found.expected, found.done) == ({}, 1, 0, 1, 1)
+    assert cut(events, []).missing == ("r:2: look had no effect",)
+
+
+def test_what_a_cancelled_run_did_for_good_must_be_told() -> None:
+    """Its log is all that anybody will ever know: silence and a denial are as bad as each other."""
+    silent = numbered([*CUT[:3], CUT[4]])
+    denied = numbered([*silent, Event(0, "tool_result", {"content": cancelled("wire")}, step=3)])
+    unknown = numbered([*silent, Event(0, "tool_result", {"content": unknown_outcome("wire")}, step=3)])
+    assert [len(cut(events, EXECUTIONS).untrue) for events in (silent, denied, unknown)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("status", "cancels", "faults"),
+    [
+        ("cancelled", {"r": Cancel(AT, True)}, 0),
+        ("cancelled", {"r": Cancel(AT, False)}, 0),  # done the first time, and the answer was lost
+        ("cancelled", {"r": Cancel(math.inf, False)}, 0),
+        ("cancelled", {}, 1),
+        ("completed", {"r": Cancel(AT, False)}, 0),
+        ("completed", {"r": Cancel(AT, True)}, 1),
+        ("running", {"r": Cancel(AT, True)}, 1),
+        ("running", {"r": Cancel(AT, False)}, 1),
+        ("running", {"r": Cancel(math.inf, False)}, 0),
+    ],
+)
+def test_a_cancel_that_was_acknowledged_must_hold(status: str, cancels: dict[str, Cancel], faults: int) -> None:
+    """It reads cancelled at once and for ever, unless it had ended before; and no run is cancelled by itself."""
+    assert len(cut(log(), EXECUTIONS, status, cancels=cancels).unheeded) == faults
+
+
+def test_nothing_of_a_cancelled_run_begins_late() -> None:
+    """Workers hear of a cancel within seconds; what began before it may end after it."""
+    soon, late = (replace(EXECUTIONS[0], at=AT + s) for s in (4.9, 5.1))
+    assert cut(executions=[soon, EXECUTIONS[1]]).late == ()
+    found = cut(executions=[late, EXECUTIONS[1]])
+    assert (found.code, found.late) == (1, ("r:2: look began 5.1 s after its run was cancelled",))
+    assert cut(executions=[late], cancels={"r": Cancel(AT, False)}).late == ()
+
+
+def test_a_cancelled_run_with_a_step_that_nobody_records_is_lost() -> None:
+    """`say` would refuse to go on with it for ever."""
+    assert len(cut(held=1).lost) == 1
+
+
+def test_in_a_calm_soak_whatever_was_sent_again_is_noise() -> None:
+    """Nothing was broken, so nothing was to be mended; where something was, the figures stand for themselves."""
+    ran = {"r": Ran("r", "completed", log())}
+    for calm, faults in ((True, 2), (False, 0)):
+        found = judge([PLAN], ran, EXECUTIONS, {}, swept=Swept(resent=3, recovered=1), calm=calm)
+        assert (found.resent, found.recovered, len(found.noise)) == (3, 1, faults)
+    assert judge([PLAN], ran, EXECUTIONS, {}, calm=True).code == 0
+
+
+def test_what_was_swept_is_read_from_the_workers_lines() -> None:
+    """A step whose backoff is over is sent as well (`due`): that is no recovery."""
+    lines = [
+        "worker: Warm shutdown (MainProcess)",
+        json.dumps({"event": "swept", "runs": 9, "recovered": 1, "due": 2, "resent": 0}),
+        json.dumps({"event": "step_given_back", "category": "rate_limited", "delay_s": 0.4}),
+        json.dumps({"event": "swept", "runs": 0, "recovered": 1, "due": 0, "resent": 5}),
+        json.dumps({"event": "run_stopped", "run_id": "swept"}),
+        '{"event": "swept", "runs": 0, "reco',
+    ]
+    assert total(lines) == Swept(resent=5, recovered=2)
 
 
 def test_a_failed_run_is_told_with_its_reason_and_misses_its_effects() -> None:
@@ -201,13 +302,28 @@ def test_a_model_call_under_a_wrong_key_is_a_gap() -> None:
         (numbered([*log()[:3], *log()[4:]]), ["step 3 had no result when model_decision was written"]),
         (numbered([*log()[:4], *log()[5:6]]), ["step 4 had no result when model_decision was written"]),
         (numbered([*log(), Event(0, "approval_granted", {}, step=2)]), ["approval_granted stands behind run_finished"]),
+        (CUT, []),
+        (numbered([*CUT, log()[4], Event(0, "step_stopped", {"kind": "model"}, step=5)]), []),
+        (numbered([*CUT, Event(0, "step_started", {}, step=3)]), ["step_started stands behind run_cancelled"]),
         (numbered([*log(), Event(0, "outcome_corrected", {"content": "done: wire r:3"}, step=3)]), []),
         (
             numbered([*log()[:6], Event(0, "tool_result", {"content": ""}, step=8), *log()[6:]]),
             ["step 8 has a result and was never asked for"],
         ),
     ],
-    ids=["whole", "begun late", "doubled", "skipped", "too early", "after the end", "corrected late", "of no call"],
+    ids=[
+        "whole",
+        "begun late",
+        "doubled",
+        "skipped",
+        "too early",
+        "after the end",
+        "cut",
+        "cut, and told",
+        "begun after it",
+        "corrected late",
+        "of no call",
+    ],
 )
 def test_a_log_with_a_gap_is_seen(events: tuple[Event, ...], found: list[str]) -> None:
     """What the log holds must be in order, wherever it stops."""
