@@ -20,6 +20,7 @@ from typing import Any
 
 import redis
 
+from tests.kit import starter
 from tests.kit.fleet import ROOT, wait_until
 
 PATIENCE_S = 60.0
@@ -66,16 +67,19 @@ def environment(*paths: Path, **variables: str) -> dict[str, str]:
 
 
 def run(command: Sequence[str], env: dict[str, str], cwd: Path, timeout_s: float = PATIENCE_S) -> Done:
-    """Run a command to its end."""
-    done = subprocess.run(
-        command,
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
+    """Run a command to its end; a Python program where the libraries that it is going to import are loaded already."""
+    if starter.takes(command, env):
+        done = starter.run(command, env, cwd, timeout_s)
+    else:
+        done = subprocess.run(
+            command,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
     return Done(done.returncode, done.stdout, done.stderr)
 
 

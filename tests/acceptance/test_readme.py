@@ -16,6 +16,7 @@ import pytest
 
 from drangue_client.settings import PREFIX, Settings
 from drangue_worker.testing.provider import Provider, ProviderCall, Reply
+from tests.kit import starter
 from tests.kit.fleet import ROOT, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -80,7 +81,10 @@ def test_every_snippet_and_command_works_in_order(project: dict[str, str], tmp_p
 
 
 def run(command: list[str], env: dict[str, str], folder: Path) -> str:
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=120)
+    if starter.takes(command, env):
+        done = starter.run(command, env, folder, 120)
+    else:
+        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout
 

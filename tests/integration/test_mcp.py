@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from tests.kit.fleet import wait_until
 
 KIT = Path(__file__).resolve().parents[1] / "kit" / "mcp_server.py"
 READY_S = 30.0
+SDK_LOADED = multiprocessing.get_context("forkserver")  # one process loads the server's libraries, for all servers
+SDK_LOADED.set_forkserver_preload(["tests.kit.mcp_server", "uvicorn"])
 
 
 class Journal:
@@ -52,13 +56,16 @@ class HttpServer:
         self.journal = journal
         self.options = options
         self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: BaseProcess | None = None
 
     def start(self) -> str:
         """Start it; returns its URL when it listens."""
+        from tests.kit import mcp_server  # here, so that the SDK is loaded when a test needs it
+
         before = len(self.journal.lines("listening"))
-        command = [sys.executable, str(KIT), str(self.journal.path), "http", "--port", str(self.port), *self.options]
-        self.process = subprocess.Popen(command)
+        arguments = [str(self.journal.path), "http", "--port", str(self.port), *self.options]
+        self.process = SDK_LOADED.Process(target=mcp_server.main, args=(arguments,), daemon=True)
+        self.process.start()
         wait_until(lambda: len(self.journal.lines("listening")) > before, READY_S, "the server listens")
         self.port = int(self.journal.lines("listening")[-1])
         return f"http://127.0.0.1:{self.port}/mcp"
@@ -66,7 +73,7 @@ class HttpServer:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.join()
 
 
 def alive(pid: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from drangue_worker.supervisor import Child
 from drangue_worker.testing.provider import ProviderCall, Reply
 from tests.kit.fleet import ROOT, wait_until
 from tests.kit.otlp import Receiver
@@ -20,6 +21,14 @@ def script(call: ProviderCall) -> Reply:
     return Reply("done", input_tokens=20, output_tokens=5)
 
 
+def stop(workers: list[Child]) -> None:
+    """Have workers end in order, all at the same time."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.wait(20)
+
+
 def test_a_run_of_four_processes_with_a_pause_is_one_tree(make_fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its workers are gone by the time it is approved; others go on, and the trace is the same."""
     with Receiver() as collector:
@@ -28,15 +37,11 @@ def test_a_run_of_four_processes_with_a_pause_is_one_tree(make_fleet: Any, monke
         first = fleet.start("model-1", "tool-1")
         fleet.client.submit("careful", "go", run_id="paid")
         assert fleet.finish(["paid"])[0].status == "paused"
-        for worker in first:  # what they did is sent when they stop
-            worker.process.terminate()
-            worker.process.wait(20)
+        stop(first)  # what they did is sent when they stop
         second = fleet.start("model-2", "tool-2")
         fleet.client.approve("paid", by="ann", reason="owed")
         assert fleet.finish(["paid"])[0].output == "done"
-        for worker in second:
-            worker.process.terminate()
-            worker.process.wait(20)
+        stop(second)
         wait_until(lambda: len(collector.spans) >= 5, 20, collector.tree())
 
     assert collector.tree() == SHOWN

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +15,6 @@ import psycopg
 
 from drangue_client import Client, Settings
 from drangue_client.wire.queue import Sender
-from drangue_worker.dev import wait_for_workers
 from drangue_worker.supervisor import Child, Supervisor, worker_command
 from drangue_worker.testing.provider import Provider, ProviderCall, Reply
 from tests.kit.agents import EFFECTS
@@ -77,7 +78,7 @@ class Fleet:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.supervisor.stop()
+        self.kill()
         self.client.close()
         self.provider.stop()
 
@@ -87,8 +88,27 @@ class Fleet:
             self.supervisor.start(name, worker_command(name.partition("-")[0], "--name", f"{name}@%h", *options))
             for name in names
         ]
-        wait_for_workers(self.settings, list(names), self.supervisor)
+        wait_until(lambda: self._answer(children), what=f"workers {names} answer")
         return children
+
+    def kill(self) -> None:
+        """End every worker at once, its pool processes too. In order it takes seconds, which other tests look at."""
+        for child in self.supervisor.children.values():
+            if child.process.poll() is None:
+                # While the worker lives it buries its own, so that these ids are nobody else's.
+                family = [*self.children_of(child), child.process.pid]
+                os.kill(family[-1], signal.SIGSTOP)
+                for pid in family:
+                    os.kill(pid, signal.SIGKILL)
+                child.process.wait()
+        self.supervisor.stop()
+
+    def _answer(self, children: Sequence[Child]) -> bool:
+        """Whether all of these workers answer; named, they are waited for no longer than the last of them takes."""
+        ended = [child.name for child in children if child.process.poll() is not None]
+        assert not ended, f"{ended} ended: {''.join(map(self.log_of, ended))}"
+        names = [f"{child.name}@{socket.gethostname()}" for child in children]
+        return len(self.sender.app.control.ping(names, timeout=0.2) or []) == len(names)
 
     def submit(self, count: int = 1, agent: str = "tester", **options: Any) -> list[str]:
         """Submit runs; returns their ids."""

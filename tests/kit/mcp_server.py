@@ -172,7 +172,8 @@ class Journalled:
         await self.app(scope, replayed, send)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """Serve as these arguments say, or the command line."""
     global journal
     parser = argparse.ArgumentParser()
     parser.add_argument("journal", type=Path)
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--sessions", action="store_true")
     parser.add_argument("--refuse", type=int)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     journal = options.journal
     write(f"started {os.getpid()}")
     if options.transport == "stdio":

@@ -1,4 +1,4 @@
-"""The examples, started together: each takes a second or two to load an SDK, and one waits for a dead process's claim.
+"""The examples, started together: most take a moment, and one waits for a dead process's claim.
 
 In OpenAI's format each is a process of its own, started by the command in its docstring; in Anthropic's they share one.
 """

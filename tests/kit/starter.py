@@ -1,0 +1,178 @@
+"""Python programs, each in a process of its own, without loading the libraries of others once more for each.
+
+One process loads what nobody here wrote, such as SQLAlchemy and the SDKs, and becomes every program by a fork: with the
+program's arguments, environment, folder and output, and its own exit code at the end. drangue itself is never loaded in
+advance, so what a program imports of it, and when, is the program's own doing.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import secrets
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LOADED = (
+    *("alembic.command", "alembic.script", "anthropic.resources.messages", "celery.app.amqp", "celery.app.control"),
+    *(
+        "celery.backends.base",
+        "click",
+        "concurrent.futures.thread",
+        "http.server",
+        "jsonschema",
+        "kombu.transport.redis",
+    ),
+    *("openai.resources.chat", "psycopg", "pydantic", "redis.asyncio", "sqlalchemy.dialects.postgresql.psycopg"),
+    *("sqlalchemy.dialects.sqlite", "structlog"),
+)
+OWN = ("PYTHONPATH", "PYTHONWARNINGS")  # what a program's environment may say otherwise than ours
+
+
+def run(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that `takes` takes to its end, without input. Raises what `subprocess.run` raises of a timeout."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, socket.socket(socket.AF_UNIX) as own:
+        own.settimeout(timeout_s)
+        with _STARTING:
+            address = _address(env.get("PYTHONWARNINGS", ""))
+        own.connect(address)
+        what = json.dumps({"arguments": list(command[1:]), "env": dict(env), "cwd": str(cwd)}).encode()
+        socket.send_fds(own, [len(what).to_bytes(4, "big")], [out.fileno(), err.fileno()])
+        own.sendall(what)
+        with own.makefile() as said:
+            pid = int(said.readline())
+            try:
+                code = int(said.readline())
+            except TimeoutError:
+                os.kill(pid, 9)
+                raise subprocess.TimeoutExpired(command, timeout_s) from None
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+
+def takes(command: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a command is such a program, and its environment asks nothing of Python that comes too late."""
+    late = {name: value for name, value in env.items() if name.startswith("PYTHON") and name not in OWN}
+    odd = [name for name, value in late.items() if os.environ.get(name) != value]
+    program = len(command) > 1 and (command[1] in ("-m", "-c") or command[1].endswith(".py"))
+    python = shutil.which(command[0], path=env.get("PATH")) == sys.executable
+    return sys.platform == "linux" and python and program and not odd
+
+
+@cache
+def _address(warnings: str) -> str:
+    """Where the process listens that has loaded the libraries; it ends with this process."""
+    address = f"\0drangue-starter-{secrets.token_hex(8)}"
+    kept = {name: value for name, value in os.environ.items() if name not in OWN}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        started = subprocess.Popen(
+            [sys.executable, __file__, str(listener.fileno())],
+            env={**kept, **({"PYTHONWARNINGS": warnings} if warnings else {})},
+            cwd="/",
+            stdin=subprocess.PIPE,  # which ends when this process does
+            pass_fds=[listener.fileno()],
+        )
+    _STARTED.append(started)
+    return address
+
+
+_STARTING = threading.Lock()
+_STARTED: list[subprocess.Popen[bytes]] = []  # kept, since one that is thrown away while it runs is warned of
+
+
+def _serve(listener: socket.socket, path: list[str]) -> dict[str, Any]:
+    """Fork for everybody who asks, and tell them how it ended. Returns in the forked process, with what it shall be."""
+    selector = selectors.DefaultSelector()
+    selector.register(0, selectors.EVENT_READ)
+    selector.register(listener, selectors.EVENT_READ)
+    asking: dict[int, tuple[int, socket.socket]] = {}
+    while True:
+        for key, _ in selector.select():
+            if key.fd == 0:
+                os._exit(0)
+            if key.fd == listener.fileno():
+                connection, _ = listener.accept()
+                size, outputs, _, _ = socket.recv_fds(connection, 4, 2)
+                with connection.makefile("rb") as received:
+                    what: dict[str, Any] = json.loads(received.read(int.from_bytes(size, "big")))
+                if (pid := os.fork()) == 0:
+                    selector.close()
+                    for kept in (listener, connection, *(other for _, other in asking.values())):
+                        kept.close()
+                    for watched in asking:
+                        os.close(watched)
+                    with open(os.devnull, "rb") as nothing:
+                        os.dup2(nothing.fileno(), 0)
+                    for number, output in enumerate(outputs, 1):
+                        os.dup2(output, number)
+                        os.close(output)
+                    return {**what, "path": path}
+                for output in outputs:
+                    os.close(output)
+                connection.sendall(b"%d\n" % pid)
+                watched = os.pidfd_open(pid)
+                asking[watched] = pid, connection
+                selector.register(watched, selectors.EVENT_READ)
+            else:
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                pid, connection = asking.pop(key.fd)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                try:
+                    connection.sendall(b"%d\n" % code)
+                except OSError:
+                    pass  # who asked has given up
+                connection.close()
+
+
+def _become(arguments: list[str], env: dict[str, str], cwd: str, path: list[str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    kind, *rest = arguments
+    first = {"-m": cwd, "-c": ""}.get(kind, os.path.dirname(os.path.abspath(kind)))
+    sys.path[:] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *path]
+    importlib.invalidate_caches()
+    if kind == "-m":
+        sys.argv[:] = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        return
+    sys.argv[:] = ["-c", *rest[1:]] if kind == "-c" else arguments
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    main.__dict__["__builtins__"] = __builtins__
+    if kind != "-c":
+        main.__file__ = kind
+    source = rest[0] if kind == "-c" else Path(kind).read_text()
+    exec(compile(source, "<string>" if kind == "-c" else kind, "exec"), main.__dict__)
+
+
+def _main() -> None:
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    path = sys.path[1:]
+    for name in LOADED:
+        importlib.import_module(name)
+    gc.freeze()
+    _become(**_serve(listener, path))
+
+
+if __name__ == "__main__":
+    _main()
