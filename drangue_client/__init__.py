@@ -5,6 +5,7 @@ and no Celery.
 """
 
 from drangue_client.aio import AsyncClient
+from drangue_client.autonomy import Approval, Autonomy
 from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError
@@ -13,9 +14,9 @@ from drangue_client.result import Result
 from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.submission import Submission
-from drangue_client.terms import Autonomy
 
 __all__ = [
+    "Approval",
     "AsyncClient",
     "Autonomy",
     "Budget",

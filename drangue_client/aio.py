@@ -130,10 +130,25 @@ class AsyncClient:
         return await self._do(self._client.cancel, run_id, by=by, reason=reason, connection=connection)
 
     async def approve(
-        self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None
+        self,
+        run_id: str,
+        call_id: str | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        by: str = "",
+        reason: str = "",
+        connection: Any = None,
     ) -> dict[str, Any]:
         """Grant a waiting call. As `Client.approve`."""
-        return await self._do(self._client.approve, run_id, call_id, by=by, reason=reason, connection=connection)
+        return await self._do(
+            self._client.approve,
+            run_id,
+            call_id,
+            arguments=arguments,
+            by=by,
+            reason=reason,
+            connection=connection,
+        )
 
     async def reject(
         self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None

@@ -116,6 +116,18 @@ class NotPendingError(DrangueError, ValueError):
         super().__init__(message)
 
 
+class SamePersonError(DrangueError, ValueError):
+    """A call that needs several people was granted twice by one. `run_id`, `call_id` and `by` say which and by whom."""
+
+    def __init__(self, run_id: str, call_id: str, by: str) -> None:
+        self.run_id = run_id
+        self.call_id = call_id
+        self.by = by
+        super().__init__(
+            f"{by} has granted call {call_id!r} of run {run_id!r} already; somebody else must grant it too."
+        )
+
+
 class NotUnknownError(DrangueError, ValueError):
     """The outcome of the call is known. `run_id` holds the run, `unknown` the call ids whose outcome is not."""
 

@@ -5,8 +5,8 @@ lift from the one before; FORMAT is the newest version this program writes, and 
 
     1  the first format
     2  the config of run_started also holds budget, guards, memory and answer schema, which whoever decides must obey
-    3  a turn may hold a deadline, a call may wait for a person to say what became of it, and a result may say that
-       nobody knows (`unknown`)
+    3  a turn may hold a deadline, a call may wait for a person to say what became of it, a result may say that nobody
+       knows (`unknown`), and a request may need several people, expire, or be granted with other arguments
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ EventType = Literal[
     "approval_requested",
     "approval_granted",
     "approval_denied",
+    "approval_escalated",
     "approval_expired",
     "outcome_requested",
     "outcome_given",

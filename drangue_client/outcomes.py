@@ -37,6 +37,11 @@ def cancelled(tool: str) -> str:
     return failure(tool, "cancelled", "the turn was ended before this call had a result; a repeated call would be anew")
 
 
+def approved_as(arguments: Mapping[str, Any], content: str) -> str:
+    """The content of a call that a person let run with other arguments than the model gave."""
+    return f"(a person approved this call with other arguments: {json.dumps(normalise(dict(arguments)))})\n{content}"
+
+
 def failed_as(content: str) -> str | None:
     """The category that a failed call's content tells; None for any other content. A tool may write the like itself."""
     try:

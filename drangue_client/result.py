@@ -121,13 +121,29 @@ class Result:
 
 
 def pending_requests(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """The undecided requests of a run: {step, call_id, tool, arguments, arguments_hash, reasoning, text}."""
-    waiting = {call.step for call in run.pending}
-    return [
-        {"step": event.step, **event.payload}
-        for event in sorted(events, key=lambda event: event.step or 0)
-        if event.type == "approval_requested" and event.step in waiting and not run.ended
-    ]
+    """The undecided requests of a run: {step, call_id, tool, arguments, arguments_hash, reasoning, text}.
+
+    As far as its policy has them also {people, granted_by, group, escalates_at, escalated_to, expires_at}. Where
+    somebody has changed the arguments, `asked_arguments` are those of the model.
+    """
+    waiting = {} if run.ended else {call.step: call for call in run.pending}
+    found = []
+    for event in sorted(events, key=lambda event: event.step or 0):
+        if event.type != "approval_requested" or event.step not in waiting:
+            continue
+        request = waiting[event.step].request
+        item = {"step": event.step, **event.payload}
+        if request is not None and request.people > 1:
+            item["granted_by"] = list(request.granted_by)
+        later = [other for other in events if other.step == event.step and other.seq > event.seq]
+        for other in later:
+            if other.type == "approval_granted" and "arguments" in other.payload:
+                item |= {name: other.payload[name] for name in ("arguments", "arguments_hash")}
+                item["asked_arguments"] = event.payload["arguments"]
+            elif other.type == "approval_escalated":
+                item["escalated_to"] = other.payload["group"]
+        found.append(item)
+    return found
 
 
 def unknown_outcomes(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:

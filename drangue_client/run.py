@@ -27,21 +27,34 @@ Ended = Literal["completed", "failed", "cancelled"]
 ENDED: tuple[Ended, ...] = get_args(Ended)
 MOVING: tuple[Status, ...] = ("queued", "running")
 OVER: tuple[Ended, ...] = ("completed", "cancelled")  # nothing of the turn goes on; a failed one may be resumed
-Verdict = Literal["none", "asked", "granted", "denied", "uncertain", "known"]
+Verdict = Literal["none", "asked", "granted", "denied", "uncertain", "known", "expired"]
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a request for leave needs beyond one word: how many `people`, and whose it has; when it expires, and when
+    others are to be asked too (epoch seconds, None: never)."""
+
+    people: int = 1
+    granted_by: tuple[str, ...] = ()
+    expires_at: float | None = None
+    escalates_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of the latest decision: its own step number, the tool's name, and what has become of it.
 
-    It is `uncertain` while a person is asked whether it took effect, `known` once its late outcome is in the log.
+    It is `uncertain` while a person is asked whether it took effect, `known` once its late outcome is in the log, and
+    `expired` where nobody decided and its tool's fallback is to answer. `request` is None for a plain one.
     """
 
     step: int
     name: str
     settled: bool = False
     verdict: Verdict = "none"
+    request: Request | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,14 @@ class Run:
         return tuple(call for call in self.unsettled if call.verdict == "asked" and self.ended not in OVER)
 
     @property
+    def due_at(self) -> float | None:
+        """When time alone moves the run on (epoch seconds): its deadline, or a request that expires or escalates."""
+        requests = [call.request for call in self.pending if call.request]
+        times = [at for one in requests for at in (one.expires_at, one.escalates_at) if at is not None]
+        times += [self.deadline_at] if self.deadline_at is not None else []
+        return None if self.ended else min(times, default=None)
+
+    @property
     def uncertain(self) -> tuple[Call, ...]:
         """Calls that wait until a person has said what became of them, in call order."""
         return tuple(call for call in self.unsettled if call.verdict == "uncertain" and self.ended not in OVER)
@@ -146,7 +167,7 @@ class Run:
             "last": self.last_step,
             "decision": self.decision,
             "decision_seq": self.decision_seq,
-            "calls": [[call.name, int(call.settled), _VERDICTS.index(call.verdict)] for call in self.calls],
+            "calls": [_packed(call) for call in self.calls],
             "answer": self.answer,
             "accepted": self.accepted,
             "turn_models": self.turn_model_calls,
@@ -177,8 +198,8 @@ class Run:
             decision=state["decision"],
             decision_seq=state["decision_seq"],
             calls=tuple(
-                Call(state["decision"] + index, name, bool(settled), _VERDICTS[verdict])
-                for index, (name, settled, verdict) in enumerate(state["calls"], start=1)
+                Call(state["decision"] + index, name, bool(settled), _VERDICTS[verdict], _unpacked(request))
+                for index, (name, settled, verdict, *request) in enumerate(state["calls"], start=1)
             ),
             answer=state["answer"],
             accepted=state["accepted"],
@@ -272,11 +293,19 @@ def apply(run: Run, event: Event) -> Run:
             return replace(settled, corrections=settled.corrections + first)
         case "approval_requested":
             call = run.call(event.step)
-            return _with_call(run, event.step, verdict="asked") if call and call.verdict == "none" else run
+            if call is None or call.verdict != "none":
+                return run
+            return _with_call(run, event.step, verdict="asked", request=_request(payload))
         case "approval_granted":
-            return _with_verdict(run, event.step, "granted")
-        case "approval_denied" | "approval_expired":
+            return _granted(run, event)
+        case "approval_denied":
             return _with_verdict(run, event.step, "denied")
+        case "approval_expired":
+            return _with_verdict(run, event.step, "expired" if payload.get("outcome") == "fallback" else "denied")
+        case "approval_escalated":
+            call = run.call(event.step)
+            waiting = call.request if call else None
+            return _with_call(run, event.step, request=replace(waiting, escalates_at=None)) if waiting else run
         case "outcome_requested":
             return _told(_with_call(run, event.step, verdict="uncertain"), event.step, unknown=True)
         case "outcome_given" | "outcome_corrected":
@@ -329,6 +358,38 @@ def _told(run: Run, step: int | None, *, unknown: bool) -> Run:
         return run
     others = tuple(one for one in run.unknown if one != step)
     return replace(run, unknown=(*others, step) if unknown else others)
+
+
+def _packed(call: Call) -> list[Any]:
+    packed: list[Any] = [call.name, int(call.settled), _VERDICTS.index(call.verdict)]
+    if call.request is None:
+        return packed
+    request = call.request
+    return [*packed, request.people, list(request.granted_by), request.expires_at, request.escalates_at]
+
+
+def _unpacked(request: list[Any]) -> Request | None:
+    if not request:
+        return None
+    people, granted_by, expires_at, escalates_at = request
+    return Request(people, tuple(granted_by), expires_at, escalates_at)
+
+
+def _request(payload: dict[str, Any]) -> Request | None:
+    request = Request(payload.get("people", 1), (), payload.get("expires_at"), payload.get("escalates_at"))
+    return None if request == Request() else request
+
+
+def _granted(run: Run, event: Event) -> Run:
+    """The run after one person's word: other arguments are another question, for which nobody else has spoken yet."""
+    call = run.call(event.step)
+    if call is None or call.verdict != "asked" or call.request is None or call.request.people == 1:
+        return _with_verdict(run, event.step, "granted")
+    earlier = () if event.payload.get("edited") else call.request.granted_by
+    granted_by = (*earlier, event.payload["by"])
+    if len(set(granted_by)) < call.request.people:
+        return _with_call(run, event.step, request=replace(call.request, granted_by=granted_by))
+    return _with_verdict(run, event.step, "granted")
 
 
 def _with_verdict(run: Run, step: int | None, verdict: Verdict) -> Run:

@@ -3,7 +3,7 @@ became of a call. Each is recorded in Postgres first, and then the workers are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from drangue_client import checks
@@ -15,7 +15,7 @@ from drangue_client.store.port import Log, RunRow, StepRef
 from drangue_client.submission import Submission
 from drangue_client.turns import cancel, resume
 from drangue_client.unknowns import record_outcome
-from drangue_client.verdicts import record_verdict
+from drangue_client.verdicts import Verdict, record_verdict
 from drangue_client.wire.queue import Sender
 from drangue_client.wire.signals import Doorbell
 
@@ -65,14 +65,23 @@ class Steering:
         return self._of_runs(unknown_outcomes, run_id, unknown=True)
 
     def approve(
-        self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None
+        self,
+        run_id: str,
+        call_id: str | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        by: str = "",
+        reason: str = "",
+        connection: Any = None,
     ) -> dict[str, Any]:
         """Grant a waiting call, the oldest one unless `call_id` names it, and let the run go on.
 
-        Returns the request that was granted. The first verdict on a call holds: NotPendingError for a call that is not
-        waiting. UnknownRunError if there is no such run. `connection` as in `submit`.
+        Returns the request, with how many people are still `missing`. The first verdict on a call holds:
+        NotPendingError for a call that is not waiting. With `arguments` the call is made with those in place of the
+        model's; ValidationError where the tool's schema refuses them. Of a call that needs several people, each must be
+        another one: SamePersonError. UnknownRunError if there is no such run. `connection` as in `submit`.
         """
-        return self._decide(run_id, call_id, "approval_granted", by, reason, connection)
+        return self._decide(run_id, call_id, "approval_granted", by, reason, connection, arguments)
 
     def reject(
         self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None
@@ -105,9 +114,16 @@ class Steering:
         return found
 
     def _decide(
-        self, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str, connection: Any
+        self,
+        run_id: str,
+        call_id: str | None,
+        verdict: Verdict,
+        by: str,
+        reason: str,
+        connection: Any,
+        arguments: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        request, row = record_verdict(self._log(connection), run_id, call_id, verdict, by, reason)
+        request, row = record_verdict(self._log(connection), run_id, call_id, verdict, by, reason, arguments)
         self._tell(row, connection)
         return {**request, "run_id": run_id, "executor": row.executor}
 

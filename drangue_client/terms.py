@@ -9,50 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from drangue_client import answer, checks
+from drangue_client import answer
+from drangue_client.autonomy import Approval, Autonomy, Mode
 from drangue_client.budget import Budget
 from drangue_client.events import canonical
 
-Mode = Literal["shadow", "assisted", "autonomous"]
-MODES: tuple[Mode, ...] = get_args(Mode)  # from least leave to most
 OnUnknown = Literal["model", "ask"]  # who is told of an outcome that nobody knows: the model, or a person first
 OnCancel = Literal["stop", "finish"]
 
 DEFAULT_MAX_STEPS = 20
 WINDOW = 32  # calls of one decision that are open at once: a wide fan-out must not starve the other runs of a queue
-
-
-@dataclass(frozen=True, slots=True)
-class Autonomy:
-    """How much leave each tool has: `shadow` is only proposed, `assisted` waits for a person, `autonomous` runs.
-
-    `modes` names tools, `default` holds for the others. Raises TypeError or ValueError for a mode that does not exist:
-    a typo must never run a tool.
-    """
-
-    default: Mode = "autonomous"
-    modes: Mapping[str, Mode] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        checks.one_of("default", self.default, MODES)
-        checks.kind("modes", self.modes, Mapping, "{tool: mode}")
-        for name, mode in self.modes.items():
-            checks.text("a name in modes", name, "the name of a tool")
-            checks.one_of(f"modes[{name!r}]", mode, MODES)
-        object.__setattr__(self, "modes", dict(self.modes))
-
-    def mode_for(self, name: str) -> Mode:
-        """The mode of the tool called `name`."""
-        return self.modes.get(name, self.default)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"default": self.default, "modes": dict(self.modes)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Autonomy:
-        return cls(default=value["default"], modes=value["modes"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +125,10 @@ class Terms:
         mode: Mode = self.autonomy.mode_for(name) if self.autonomy else "autonomous"
         decided_by_code = self.guards is not None and self.guards.approver
         return "assisted" if mode == "autonomous" and self.gated(name) and not decided_by_code else mode
+
+    def approval_of(self, name: str) -> Approval:
+        """How a call of this tool gets its leave, where a person must give it."""
+        return self.autonomy.approval_of(name) if self.autonomy else Approval()
 
     def gated(self, name: str) -> bool:
         """Whether each call of this tool needs an approval, by a person or by the author's approver."""

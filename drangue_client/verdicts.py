@@ -2,35 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from drangue_client import checks
+from drangue_client import answer, checks
 from drangue_client.appending import append
-from drangue_client.errors import NotPendingError
-from drangue_client.events import Fact
+from drangue_client.errors import NotPendingError, SamePersonError, ValidationError
+from drangue_client.events import Fact, normalise
 from drangue_client.result import pending_requests
 from drangue_client.store.port import Log, Look, RunRow
+from drangue_client.terms import arguments_hash
 from drangue_client.wire.queue import HANDOFF_S
+
+Verdict = Literal["approval_granted", "approval_denied"]
 
 
 def record_verdict(
-    log: Log, run_id: str, call_id: str | None, verdict: Any, by: str, reason: str
+    log: Log,
+    run_id: str,
+    call_id: str | None,
+    verdict: Verdict,
+    by: str,
+    reason: str,
+    arguments: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], RunRow]:
-    """Append a verdict under the run's lock; returns the request it decided. Raises NotPendingError."""
+    """Append a verdict under the run's lock; returns the request it is about, with how many people are still `missing`.
+
+    With `arguments` the call is granted as if the model had given those. Raises NotPendingError, ValidationError for
+    arguments that the tool's schema refuses, and, of a request that needs several people, ValueError for nobody's word
+    and SamePersonError for a second one by the same person; the run waits on then.
+    """
     checks.text("run_id", run_id)
     checks.text("by", by)
     checks.text("reason", reason, hidden=True)
+    checks.kind("arguments", arguments, Mapping, "the arguments by their names", optional=True)
     chosen: list[dict[str, Any]] = []
 
     def decided(look: Look) -> Sequence[Fact]:
         request = _choose(log, look, call_id)
-        chosen.append(request)
-        payload = {"call_id": request["call_id"], "by": by, "reason": reason}
-        return (Fact(verdict, {**payload, "arguments_hash": request["arguments_hash"]}, step=request["step"]),)
+        told = {"call_id": request["call_id"], "by": by, "reason": reason}
+        if verdict == "approval_granted":
+            told |= _granted(look, request, by, arguments)
+        else:
+            told["arguments_hash"] = request["arguments_hash"]
+        chosen.append(request | {"missing": _missing(request, told)})
+        return (Fact(verdict, told, step=request["step"]),)
 
     look, _ = append(log, run_id, decided, wake_in_s=HANDOFF_S)
     return chosen[-1], look.row
+
+
+def _granted(look: Look, request: dict[str, Any], by: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a grant says of the arguments it is for."""
+    edited = arguments is not None and normalise(dict(arguments)) != request["arguments"]
+    shown = normalise(dict(arguments)) if edited and arguments is not None else request["arguments"]
+    if edited:
+        assert look.run.terms is not None
+        tool = look.run.terms.tools.get(request["tool"])
+        mistakes = answer.mistakes(tool.schema, shown) if tool else []
+        if mistakes:
+            raise ValidationError(f"arguments do not fit {request['tool']}: {'; '.join(mistakes)}. Correct them.")
+    if request.get("people", 1) > 1:
+        checks.text("by", by, "who decides", "Several people must grant this call, each another one.", blank=False)
+        if by in request["granted_by"] and not edited:
+            raise SamePersonError(look.row.run_id, request["call_id"], by)
+    told = {"arguments_hash": arguments_hash(shown)}
+    told |= {"arguments": shown} if edited or "asked_arguments" in request else {}
+    return told | ({"edited": True} if edited else {})
+
+
+def _missing(request: dict[str, Any], told: dict[str, Any]) -> int:
+    """How many people must still grant a call after this word."""
+    if "arguments_hash" not in told or request.get("people", 1) == 1:
+        return 0
+    earlier = set() if told.get("edited") else set(request["granted_by"])
+    return max(0, int(request["people"]) - len(earlier | {told["by"]}))
 
 
 def _choose(log: Log, look: Look, call_id: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Self
 
 from drangue_client import checks
+from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import Event
 from drangue_client.result import Result
@@ -20,7 +21,7 @@ from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
 from drangue_client.store.port import Log
 from drangue_client.submission import check_run_id
-from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy
+from drangue_client.terms import DEFAULT_MAX_STEPS
 from drangue_worker.blueprint import DEFAULT_MODEL_RETRIES, Blueprint
 from drangue_worker.engine.deltas import Deltas
 from drangue_worker.engine.inline import begin, go_on

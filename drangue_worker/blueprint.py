@@ -13,10 +13,11 @@ from typing import Any
 
 from drangue_client import checks
 from drangue_client.answer import FINAL_ANSWER, schema_of
+from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import canonical
 from drangue_client.store.port import AgentRow
-from drangue_client.terms import DEFAULT_MAX_STEPS, Autonomy, Terms
+from drangue_client.terms import DEFAULT_MAX_STEPS, Terms
 from drangue_worker.models.model import ceiling_of, name_of, overhead_of
 from drangue_worker.models.named import model_named
 from drangue_worker.models.routing import SingleModel
@@ -74,7 +75,7 @@ class Blueprint:
         for method in ("recall", "remember"):
             checks.has("memory", memory, method, "an object with methods `recall` and `remember`", optional=True)
         by_name = _by_name(tools)
-        _check_names("autonomy", autonomy.modes if autonomy else (), by_name)
+        _check_names("autonomy", {*autonomy.modes, *autonomy.approvals} if autonomy else (), by_name)
         _check_names("guardrails", {*(guardrails.allow or ()), *guardrails.deny} if guardrails else (), by_name)
         names = tuple(name_of(one) for one in models)
         ceilings = [ceiling_of(one) for one in models]

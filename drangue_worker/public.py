@@ -1,5 +1,6 @@
 """Every public name of `drangue_worker`, which loads this module when the first of them is asked for."""
 
+from drangue_client.autonomy import Approval, Autonomy
 from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.errors import (
@@ -19,7 +20,6 @@ from drangue_client.messages import ModelResponse, ToolCall
 from drangue_client.result import Result
 from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore, PostgresStore, SQLiteStore, Store
-from drangue_client.terms import Autonomy
 from drangue_client.trace import Span
 from drangue_worker.agent import Agent
 from drangue_worker.evals import (
@@ -61,6 +61,7 @@ __all__ = [
     "Agent",
     "AgentRegistry",
     "AnthropicModel",
+    "Approval",
     "AuthError",
     "Autonomy",
     "Budget",

@@ -6,6 +6,7 @@ Beside a program that works on them, or instead: all of it is recorded in the st
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from drangue_client import checks
@@ -14,7 +15,7 @@ from drangue_client.run import fold
 from drangue_client.store.port import Log
 from drangue_client.turns import cancel
 from drangue_client.unknowns import record_outcome
-from drangue_client.verdicts import record_verdict
+from drangue_client.verdicts import Verdict, record_verdict
 
 
 class Steering:
@@ -25,9 +26,18 @@ class Steering:
         """Where its runs are recorded."""
         raise NotImplementedError
 
-    async def approve(self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "") -> None:
-        """Grant a waiting call, the oldest unless `call_id` names one; `resume` goes on. NotPendingError if none."""
-        await self._verdict(run_id, call_id, "approval_granted", by, reason)
+    async def approve(
+        self,
+        run_id: str,
+        call_id: str | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        by: str = "",
+        reason: str = "",
+    ) -> None:
+        """Grant a waiting call, the oldest unless `call_id` names one, with its own `arguments` or others; `resume`
+        goes on. NotPendingError if none waits; as `Client.approve`."""
+        await self._verdict(run_id, call_id, "approval_granted", by, reason, arguments)
 
     async def reject(self, run_id: str, call_id: str | None = None, reason: str = "", *, by: str = "") -> None:
         """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
@@ -56,5 +66,13 @@ class Steering:
             record_outcome, self.store, run_id, call_id, happened=happened, note=note, by=by, reason=reason
         )
 
-    async def _verdict(self, run_id: str, call_id: str | None, verdict: str, by: str, reason: str) -> None:
-        await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason)
+    async def _verdict(
+        self,
+        run_id: str,
+        call_id: str | None,
+        verdict: Verdict,
+        by: str,
+        reason: str,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason, arguments)

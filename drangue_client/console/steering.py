@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 from typing import Any
 
@@ -26,6 +27,19 @@ def login_name() -> str:
         return f"uid {os.getuid()}"
 
 
+def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """The arguments of a call, as JSON."""
+    if value is None:
+        return None
+    try:
+        given = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no JSON ({error})", context, parameter) from None
+    if not isinstance(given, dict):
+        raise click.BadParameter(f"{value!r} is no object of arguments by their names", context, parameter)
+    return given
+
+
 def _verdict_options(command: Any) -> Any:
     command = click.option("--reason", default="", help="Why; recorded, and told to the model on a rejection.")(command)
     command = click.option("--by", default=login_name, help="Who decides.  [default: your login name]")(command)
@@ -35,11 +49,19 @@ def _verdict_options(command: Any) -> Any:
 
 @click.command(short_help="Let a waiting call go ahead.")
 @_verdict_options
+@click.option("--arguments", callback=_json_object, metavar="JSON", help="Make the call with these instead.")
 @click.pass_context
-def approve(context: click.Context, run: str, call: str | None, by: str, reason: str) -> int:
-    """Approve a waiting call of RUN: the oldest, or the one with id CALL. The run goes on by itself."""
+def approve(
+    context: click.Context, run: str, call: str | None, arguments: dict[str, Any] | None, by: str, reason: str
+) -> int:
+    """Approve a waiting call of RUN: the oldest, or the one with id CALL. The run goes on by itself.
+
+    \b
+    drangue approve run-17
+    drangue approve run-17 call_1 --arguments '{"amount": 3}' --reason "that is enough"
+    """
     with client_here(context) as client:
-        return _decide(client, run, call, by, reason, granted=True)
+        return _decide(client, run, call, by, reason, granted=True, arguments=arguments)
 
 
 @click.command(short_help="Refuse a waiting call.")
@@ -51,13 +73,25 @@ def reject(context: click.Context, run: str, call: str | None, by: str, reason: 
         return _decide(client, run, call, by, reason, granted=False)
 
 
-def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *, granted: bool) -> int:
-    decide, word = (client.approve, "approved") if granted else (client.reject, "rejected")
+def _decide(
+    client: Client,
+    run: str,
+    call: str | None,
+    by: str,
+    reason: str,
+    *,
+    granted: bool,
+    arguments: dict[str, Any] | None = None,
+) -> int:
+    word = "approved" if granted else "rejected"
     waiting = [item["call_id"] for item in client.pending_approvals(run)]
     if call is None and len(waiting) > 1:
         raise click.UsageError(f"{len(waiting)} calls of run {run} wait; name one: {', '.join(waiting)}.")
     try:
-        request = decide(run, call, by=by, reason=reason)
+        if granted:
+            request = client.approve(run, call, arguments=arguments, by=by, reason=reason)
+        else:
+            request = client.reject(run, call, by=by, reason=reason)
     except NotPendingError:
         earlier = _earlier(client, run, call, "approval_granted", "approval_denied")
         if earlier is None:
@@ -65,7 +99,8 @@ def _decide(client: Client, run: str, call: str | None, by: str, reason: str, *,
         holds = "approved" if earlier.type == "approval_granted" else "rejected"
         click.echo(f"{earlier.payload['call_id']} of run {run} was {holds} {_by_whom(earlier)}")
         return OK if holds == word else FAILED
-    click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}")
+    more = f"; it needs {request['missing']} more" if request["missing"] else ""
+    click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}{more}")
     if request["executor"] == "inline":
         click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
     return OK

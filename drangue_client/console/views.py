@@ -84,11 +84,29 @@ def _approval(item: dict[str, Any]) -> RenderableType:
     )
     for name, value in item["arguments"].items():  # in full: nobody approves what was cut off
         tree.add(Text(shown(f"{name} = {json.dumps(value, ensure_ascii=False)}")))
+    for name, value in (item.get("asked_arguments") or {}).items():
+        if item["arguments"].get(name) != value:
+            asked = f"{name} was {json.dumps(value, ensure_ascii=False)} in the model's call"
+            tree.add(Text(shown(asked), style="yellow"))
+    for told in _policy(item):
+        tree.add(Text(shown(told), style="yellow"))
     why = item.get("reasoning") or item.get("text")
     if why:
         tree.add(Text(f"because: {shown(why)}", style="italic"))
     tree.add(Text(shown(f"drangue approve {call}   or   drangue reject {call} --reason ..."), style="dim"))
     return tree
+
+
+def _policy(item: dict[str, Any]) -> list[str]:
+    """What a request needs beyond one word, a line each."""
+    told = []
+    if item.get("people", 1) > 1:
+        so_far = ", ".join(item["granted_by"]) or "nobody yet"
+        told.append(f"needs {item['people']} people; granted by {so_far}")
+    groups = [item[name] for name in ("group", "escalated_to") if item.get(name)]
+    told += [f"for {' and '.join(groups)}"] if groups else []
+    told += [f"expires at {when(item['expires_at'])} UTC"] if "expires_at" in item else []
+    return told
 
 
 def unknown_list(unknown: Sequence[dict[str, Any]]) -> RenderableType:

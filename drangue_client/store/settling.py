@@ -62,10 +62,10 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
 
 
 def _wake_at(move: Move) -> Any:
-    """When the run needs a coordinator; whoever moves it on then says anew when its deadline is."""
+    """When the run needs a coordinator; whoever moves it on then says anew when time alone does."""
     if move.run.ended:
         return None
-    return move.run.deadline_at if move.wake_in_s is None else now(move.wake_in_s)
+    return move.run.due_at if move.wake_in_s is None else now(move.wake_in_s)
 
 
 def append_facts(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -> None:

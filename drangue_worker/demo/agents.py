@@ -7,7 +7,7 @@ import time
 
 import psycopg
 
-from drangue_client.terms import Autonomy
+from drangue_client.autonomy import Autonomy
 from drangue_worker.agent import Agent
 from drangue_worker.models.openai import OpenAIModel
 from drangue_worker.tools.tool import tool

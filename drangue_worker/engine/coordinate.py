@@ -67,7 +67,7 @@ def plan(
             if isinstance(command, Opening):
                 steps.append(_open(command, look.row.executor))
             else:
-                fresh.append(fact_of(command, run, known, check))
+                fresh.append(fact_of(command, run, look.now, known, check))
         if not fresh:
             return Plan(run, tuple(written), tuple(steps))
         for fact in fresh:
@@ -164,6 +164,8 @@ def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
 def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
     """Ring for whoever waits, when the run has stopped; a lost ring costs a waiter a second."""
     status = decided.run.status
+    if any(fact.type == "approval_escalated" for fact in decided.facts):
+        runtime.doorbell.approval_waiting(look.row.run_id)
     if status == look.row.status or status == "running":
         return
     if decided.run.ended:

@@ -14,7 +14,7 @@ from drangue_client import answer
 from drangue_client.events import Event, Fact
 from drangue_client.outcomes import failure, shadow
 from drangue_client.run import DEADLINE, Run
-from drangue_client.terms import arguments_hash
+from drangue_client.terms import Terms, arguments_hash
 from drangue_worker.rules.commands import (
     AskApproval,
     CallModel,
@@ -23,6 +23,8 @@ from drangue_worker.rules.commands import (
     Correct,
     Deliver,
     Deny,
+    Escalate,
+    Expire,
     Finish,
     Judge,
     Propose,
@@ -32,12 +34,14 @@ from drangue_worker.rules.commands import (
 )
 from drangue_worker.tools.invoke import RAW_ARGUMENTS, unreadable
 
+EXPIRED = "nobody decided about this call in time"
+
 Evidence = Callable[[], Sequence[Event]]
 Check = Callable[[str, dict[str, Any]], str | None]  # (tool, arguments) -> why the call could not be made
 
 
-def fact_of(command: Command, run: Run, evidence: Evidence, check: Check) -> Fact:
-    """The fact that obeys a command. `evidence` is asked for the events since the latest decision."""
+def fact_of(command: Command, run: Run, now: float, evidence: Evidence, check: Check) -> Fact:
+    """The fact that obeys a command at `now`. `evidence` is asked for the events since the latest decision."""
     match command:
         case AskApproval(step, name) | Propose(step, name):
             events = evidence()
@@ -47,8 +51,16 @@ def fact_of(command: Command, run: Run, evidence: Evidence, check: Check) -> Fac
             if problem:  # refused whatever a person would say, so nobody is asked
                 return tool_result(step, name, call["id"], failure(name, "invalid_arguments", problem))
             if asked:
-                return approval_request(step, name, events)
+                assert run.terms is not None
+                return approval_request(step, name, events, run.terms, now)
             return tool_result(step, name, call["id"], shadow(name, call["arguments"]))
+        case Escalate(step, name) | Expire(step, name):
+            assert run.terms is not None
+            policy, call_id = run.terms.approval_of(name), _call(evidence(), step)[1]["id"]
+            if isinstance(command, Escalate):
+                return Fact("approval_escalated", {"call_id": call_id, "group": policy.escalate_to}, step=step)
+            told = {"call_id": call_id, "outcome": policy.on_expiry, "reason": EXPIRED}
+            return Fact("approval_expired", told, step=step)
         case Deny(step, name):
             events = evidence()
             _, call = _call(events, step)
@@ -107,7 +119,7 @@ def _call(events: Sequence[Event], step: int) -> tuple[Event, dict[str, Any]]:
     return decision, decision.payload["tool_calls"][step - decision.step - 1]
 
 
-def approval_request(step: int, name: str, events: Sequence[Event]) -> Fact:
+def approval_request(step: int, name: str, events: Sequence[Event], terms: Terms, now: float) -> Fact:
     """The question put to a person: what the call would do, and what the model said about it."""
     decision, call = _call(events, step)
     return Fact(
@@ -119,6 +131,7 @@ def approval_request(step: int, name: str, events: Sequence[Event]) -> Fact:
             "arguments_hash": arguments_hash(call["arguments"]),
             "reasoning": decision.payload.get("reasoning"),
             "text": decision.payload["text"],
+            **terms.approval_of(name).asked(now),
         },
         step=step,
     )

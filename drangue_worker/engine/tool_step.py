@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from drangue_client.autonomy import MODES, Mode
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
-from drangue_client.outcomes import cancelled, failure, shadow, unknown_outcome
+from drangue_client.outcomes import approved_as, cancelled, failure, shadow, unknown_outcome
 from drangue_client.run import OVER, fold
 from drangue_client.store.port import KILLED, REAPED
-from drangue_client.terms import MODES, Mode, arguments_hash
-from drangue_worker.engine.facts import approval_request, tool_result
+from drangue_client.terms import arguments_hash
+from drangue_worker.engine.facts import EXPIRED, approval_request, tool_result
 from drangue_worker.engine.step import (
     GRACE_S,
     MISSING_BACKOFF_S,
@@ -42,7 +43,7 @@ async def call_tool(attempt: Attempt) -> Outcome:
     assert claimed.decision is not None
     assert claimed.decision.step is not None
     name = str(claimed.name)
-    call = claimed.decision.payload["tool_calls"][attempt.step - claimed.decision.step - 1]
+    call = _as_granted(claimed.decision.payload["tool_calls"][attempt.step - claimed.decision.step - 1], claimed.facts)
     if claimed.outcome is not None:
         return await _screened(attempt, name, call["id"], claimed.outcome)
     tool = attempt.blueprint.tools.get(name)
@@ -58,6 +59,16 @@ async def call_tool(attempt: Attempt) -> Outcome:
     except Exception as error:
         return attempt.guard_failed(error)
     return answered or await _run(attempt, tool, call, again=bool(begun))
+
+
+def _as_granted(call: dict[str, Any], facts: Sequence[Event]) -> dict[str, Any]:
+    """A call with the arguments under which it was granted, which a person may have changed (`edited`)."""
+    changed = [event.payload["arguments"] for event in facts if "arguments" in _grant(event)]
+    return {**call, "arguments": changed[-1], "edited": True} if changed else call
+
+
+def _grant(event: Event) -> dict[str, Any]:
+    return event.payload if event.type == "approval_granted" else {}
 
 
 async def _begun_before(
@@ -111,7 +122,9 @@ async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str
     mode = _stricter(terms.mode_for(name), today.mode_for(name))
     if mode == "shadow":
         return _result(attempt, name, call_id, shadow(name, arguments))
-    granted = next((event for event in attempt.claimed.facts if event.type == "approval_granted"), None)
+    if any(event.type == "approval_expired" for event in attempt.claimed.facts):
+        return _dispatched(attempt, name, call_id, await give_up(tool, "expired", EXPIRED, limit_s))
+    granted = next((event for event in reversed(attempt.claimed.facts) if event.type == "approval_granted"), None)
     if granted and granted.payload.get("arguments_hash") != arguments_hash(arguments):
         return _result(attempt, name, call_id, failure(name, "denied", "the approval is for other arguments"))
     try:
@@ -130,7 +143,8 @@ async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str
     if mode == "assisted" or (gated and approver is None):
         # Stricter today than when the run began, or a guard came first: the question becomes a fact, the rules go on.
         assert attempt.claimed.decision is not None
-        return Settle((approval_request(attempt.step, name, [attempt.claimed.decision]),))
+        decision, now = attempt.claimed.decision, attempt.claimed.look.now
+        return Settle((approval_request(attempt.step, name, [decision], terms, now),))
     if gated and approver and not await approved(approver, name, arguments, limit_s):
         message = f"{name} needs an approval, and the approver refused this call"
         return _dispatched(attempt, name, call_id, failure(name, "blocked", message))
@@ -162,6 +176,8 @@ async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: boo
             span.set("error", done.category)
             return done
         content, failed = done
+        if call.get("edited"):
+            content = approved_as(call["arguments"], content)
         if failed == "unknown_outcome":
             # Whoever ran over its time may still be at it: what is not done yet may still come.
             outcome = await _begun_before(attempt, tool.name, call, tool, dead=False)

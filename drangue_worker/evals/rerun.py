@@ -15,7 +15,7 @@ from drangue_client.outcomes import failure
 from drangue_client.result import Result
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
-from drangue_client.verdicts import record_verdict
+from drangue_client.verdicts import Verdict, record_verdict
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.inline import begin, go_on
 from drangue_worker.engine.runtime import Runtime
@@ -84,7 +84,7 @@ class Rerun:
                 verdict = self.answers.verdict(request["tool"], request["arguments"])
                 if verdict is not None:
                     granted, by, reason = verdict
-                    kind = "approval_granted" if granted else "approval_denied"
+                    kind: Verdict = "approval_granted" if granted else "approval_denied"
                     await runtime.database(record_verdict, runtime.log, run_id, request["call_id"], kind, by, reason)
                     break
             else:

@@ -45,6 +45,22 @@ class AskApproval:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalate:
+    """Record that others are asked about a waiting call too."""
+
+    step: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Record that nobody decided about a waiting call in time."""
+
+    step: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """Record a call of a shadow tool as proposed, without running it."""
 
@@ -103,4 +119,4 @@ class Finish:
 
 
 Opening = Screen | Recall | CallModel | CallTool
-Command = Opening | AskApproval | Propose | Deny | Refuse | Judge | Correct | Deliver | Finish
+Command = Opening | AskApproval | Escalate | Expire | Propose | Deny | Refuse | Judge | Correct | Deliver | Finish

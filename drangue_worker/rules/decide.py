@@ -9,7 +9,7 @@ anybody is asked about them, calls come before the next thought, a ceiling only 
 from __future__ import annotations
 
 from drangue_client import answer
-from drangue_client.run import DEADLINE, Call, Run
+from drangue_client.run import DEADLINE, Call, Request, Run
 from drangue_client.terms import Terms
 from drangue_worker.rules import budget
 from drangue_worker.rules.commands import (
@@ -20,6 +20,8 @@ from drangue_worker.rules.commands import (
     Correct,
     Deliver,
     Deny,
+    Escalate,
+    Expire,
     Finish,
     Judge,
     Propose,
@@ -47,7 +49,7 @@ def decide(run: Run, now: float) -> tuple[Command, ...]:
         return (Recall(),)
     tools = tuple(call for call in run.unsettled if not run.delivers(call))
     if tools:
-        return _answers_without_running(tools, terms) or _calls(run, terms)
+        return _answers_without_running(tools, terms, now) or _calls(run, terms)
     if run.unsettled:
         return _judgement(run)
     ending = _ending(run, terms)
@@ -59,7 +61,7 @@ def decide(run: Run, now: float) -> tuple[Command, ...]:
     return (Finish(stopped, "budget"),) if stopped else (CallModel(run.last_step + 1),)
 
 
-def _answers_without_running(calls: tuple[Call, ...], terms: Terms) -> tuple[Command, ...]:
+def _answers_without_running(calls: tuple[Call, ...], terms: Terms, now: float) -> tuple[Command, ...]:
     """Calls whose next fact needs no worker: refusals first, so that nobody is asked about a call that cannot run."""
     refused: list[Command] = []
     asked: list[Command] = []
@@ -75,11 +77,22 @@ def _answers_without_running(calls: tuple[Call, ...], terms: Terms) -> tuple[Com
             refused.append(Refuse(call.step, call.name, "blocked", forbidden))
         elif call.verdict == "denied":
             refused.append(Deny(call.step, call.name))
+        elif call.verdict == "asked" and call.request is not None:
+            asked += _overdue(call, call.request, now)
         elif mode == "shadow":
             refused.append(Propose(call.step, call.name))
         elif mode == "assisted" and call.verdict == "none" and not guard_first:
             asked.append(AskApproval(call.step, call.name))
     return (*refused, *asked)
+
+
+def _overdue(call: Call, request: Request, now: float) -> list[Command]:
+    """What is to be recorded of a request that nobody has decided in time."""
+    if request.expires_at is not None and now >= request.expires_at:
+        return [Expire(call.step, call.name)]
+    if request.escalates_at is not None and now >= request.escalates_at:
+        return [Escalate(call.step, call.name)]
+    return []
 
 
 def _calls(run: Run, terms: Terms) -> tuple[Command, ...]:

@@ -17,10 +17,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from drangue_client.answer import FINAL_ANSWER
+from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import Event, Fact
+from drangue_client.outcomes import unknown_outcome
 from drangue_client.run import Run, apply
-from drangue_client.terms import Autonomy, Guards, Terms, ToolTerms
+from drangue_client.terms import Guards, Terms, ToolTerms
 
 QUEUE = "drangue.tool"
 
@@ -61,8 +63,8 @@ def log_of(*facts: Fact) -> list[Event]:
     return [fact.at(seq) for seq, fact in enumerate(facts)]
 
 
-def started(terms: Terms = TERMS, text: str = "hello") -> Fact:
-    return Fact("run_started", {"input": text, "config": terms.to_json()})
+def started(terms: Terms = TERMS, text: str = "hello", **more: Any) -> Fact:
+    return Fact("run_started", {"input": text, "config": terms.to_json(), **more})
 
 
 def decided(step: int, *names: str, text: str = "", **more: Any) -> Fact:
@@ -76,8 +78,29 @@ def result(step: int, name: str = "read", content: str = "ok", **timing: Any) ->
     return Fact("tool_result", {"call_id": f"call_{step}", "name": name, "content": content}, step, **timing)
 
 
-def begun(step: int, name: str = "send") -> Fact:
-    return Fact("step_started", {"call_id": f"call_{step}", "tool": name, "attempt": 1}, step)
+def begun(step: int, name: str = "send", attempt: int = 1, **timing: Any) -> Fact:
+    return Fact("step_started", {"call_id": f"call_{step}", "tool": name, "attempt": attempt}, step, **timing)
+
+
+def unknown(step: int, name: str = "send") -> Fact:
+    """The result of a call of which nobody knows whether it took effect."""
+    told = {"call_id": f"call_{step}", "name": name, "content": unknown_outcome(name), "unknown": True}
+    return Fact("tool_result", told, step)
+
+
+def wondered(step: int, name: str = "send") -> Fact:
+    """A person is asked what became of a call."""
+    told = {"call_id": f"call_{step}", "tool": name, "arguments": {"n": step}, "content": unknown_outcome(name)}
+    return Fact("outcome_requested", told, step)
+
+
+def found(step: int, happened: bool = True) -> Fact:
+    """A person has said what became of a call; its result, or its correction, stands right after."""
+    return Fact("outcome_given", {"call_id": f"call_{step}", "happened": happened, "by": "ann", "reason": ""}, step)
+
+
+def corrected(step: int, name: str = "send", content: str = "sent") -> Fact:
+    return Fact("outcome_corrected", {"call_id": f"call_{step}", "name": name, "content": content}, step)
 
 
 def asked(step: int, name: str = "pay") -> Fact:
@@ -116,8 +139,8 @@ def sent_back(text: str = "The answer did not match.") -> Fact:
     return Fact("schema_feedback", {"text": text})
 
 
-def said(text: str = "and now?", turn_id: str | None = None) -> Fact:
-    return Fact("user_message", {"text": text} | ({} if turn_id is None else {"turn_id": turn_id}))
+def said(text: str = "and now?", turn_id: str | None = None, **more: Any) -> Fact:
+    return Fact("user_message", {"text": text} | ({} if turn_id is None else {"turn_id": turn_id}) | more)
 
 
 def screened(turn: int = 1, reason: str | None = None) -> Fact:
@@ -138,8 +161,17 @@ def failed(error: str = "gone", category: str = "permanent") -> Fact:
     return Fact("run_failed", {"error": error, "category": category})
 
 
-def resumed() -> Fact:
-    return Fact("run_resumed", {"by": "ann", "reason": ""})
+def resumed(**more: Any) -> Fact:
+    return Fact("run_resumed", {"by": "ann", "reason": "", **more})
+
+
+def cancelled(last_step: int = 0) -> Fact:
+    return Fact("run_cancelled", {"by": "ann", "reason": "", "last_step": last_step})
+
+
+def late(last_step: int = 0) -> Fact:
+    """The end of a turn whose time was over."""
+    return finished("(stopped: its time was over)", "deadline", last_step=last_step)
 
 
 @st.composite

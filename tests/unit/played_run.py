@@ -1,8 +1,8 @@
 """A run played by chance: the rules write its log, and the world around it does what it will.
 
-Steps end in any order, people decide or do not, workers ask where the terms did not, runs fail, are cancelled, go on,
-and are told late what became of a call. The player keeps its own account of what is open, settled, granted and over,
-and holds every move against it; it never asks the fold for what it checks.
+Steps end in any order, people decide or do not, workers ask where the terms did not, runs fail, are cancelled or late,
+go on, nobody knows what became of a call, and somebody tells it late. The player keeps its own account of what is open,
+settled, granted, in doubt and over, and holds every move against it; it never asks the fold for what it checks.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from tests.unit.made_logs import (
     asked,
     begun,
     called,
+    cancelled,
+    corrected,
     decided,
     denied,
     failed,
+    found,
     granted,
     recalled,
     result,
@@ -41,16 +44,27 @@ from tests.unit.made_logs import (
     said,
     screened,
     started,
+    unknown,
+    wondered,
 )
 from tests.unit.test_plan import planned
 
 # Facts about one call; those of siblings may stand in any order between each other.
 VERDICTS = ("approval_granted", "approval_denied", "approval_expired")
-OF_A_CALL = ("step_started", "tool_result", "approval_requested", *VERDICTS)
+OF_A_CALL = (
+    "step_started",
+    "tool_result",
+    "approval_requested",
+    *VERDICTS,
+    "outcome_requested",
+    "outcome_given",
+)
+DECISION = "model_decision"
 BEGINNINGS = ("user_message", "run_resumed")
 ENDINGS = ("run_finished", "run_failed", "run_cancelled")
 SETTLES = ("model_decision", "tool_result", "input_screened", "memory_recalled")
 ANSWER = '{"n": 1}'  # as SCHEMA has it
+TIME_S = 12.0  # a turn has, where it has not for ever
 
 BUDGETS = st.sampled_from([None, Budget(max_tokens=200), Budget(max_usd=1.0, prices=PRICES, hard=True)])
 GUARDS = st.none() | st.builds(
@@ -71,6 +85,7 @@ SOME_TERMS = st.builds(
     output_schema=st.sampled_from([None, SCHEMA]),
     output_ceiling=st.just(10),
     budget=BUDGETS,
+    deadline_s=st.sampled_from([None, None, TIME_S]),
 )
 CALLS = st.lists(st.sampled_from((*TOOLS, FINAL_ANSWER)), max_size=5)
 
@@ -92,17 +107,25 @@ class PlayedRun(RuleBasedStateMachine):
         self.settled: set[int] = set()
         self.begun: set[int] = set()
         self.corrected: set[int | None] = set()
+        self.nobody_knows: set[int] = set()
+        self.known: set[int] = set()  # before anybody has said that they are not
+        self.asked_of_a_person: set[int] = set()  # what became of these
+        self.now = 1000.0
         self.without_leave: set[int] = set()  # asked about, and not granted
         self.judged: set[int] = set()
         self.over = False
         self.failures = 0
         self.cancelled = False
-        self.write(started(terms))
+        self.write(started(terms, **self.deadline()))
+
+    def deadline(self) -> dict[str, float]:
+        """As the first event of a turn that begins now has it."""
+        return {} if self.terms.deadline_s is None else {"deadline_at": self.now + self.terms.deadline_s}
 
     def write(self, *facts: Fact) -> None:
         """Append facts and all that follows from them, as a settling step and a coordinator do."""
         over_before = self.over
-        decided_on = planned(self.log, *facts)
+        decided_on = planned(self.log, *facts, now=self.now)
         fresh = [fact.at(seq) for seq, fact in enumerate(decided_on.facts, start=len(self.log))]
         for event in fresh:
             self.take_note(event)
@@ -111,7 +134,7 @@ class PlayedRun(RuleBasedStateMachine):
         if over_before and not any(fact.type in BEGINNINGS for fact in facts):
             assert (len(fresh), decided_on.opens) == (len(facts), ())
         for step in decided_on.opens:
-            assert step.step not in self.settled | self.without_leave
+            assert step.step not in self.settled | self.without_leave | self.asked_of_a_person
             self.check_order(step)
             self.open[step.step] = step
 
@@ -120,8 +143,14 @@ class PlayedRun(RuleBasedStateMachine):
         if event.type in SETTLES:
             assert step not in self.settled, "the database would refuse this fact, and the run would stand still"
             self.settled.add(step)
-        if event.type in (*SETTLES, "approval_requested"):  # who asks lets go of the step
+        if event.type in (*SETTLES, "approval_requested", "outcome_requested"):  # who asks lets go of the step
             self.open.pop(step, None)
+        if event.type == "outcome_requested" or event.payload.get("unknown"):
+            self.nobody_knows |= {step} - self.known
+        elif event.type in ("tool_result", "outcome_given", "outcome_corrected"):
+            self.nobody_knows.discard(step)
+        if event.type == "outcome_requested":
+            self.asked_of_a_person.add(step)
         if event.type in ENDINGS:
             self.over = True
         elif event.type in BEGINNINGS:
@@ -177,13 +206,18 @@ class PlayedRun(RuleBasedStateMachine):
         for step, opened in self.open.items():
             if opened.kind == "tool" and (step in self.tools() or not self.run.ended):
                 yield partial(self.return_from, step)
-            elif opened.kind == "model" and self.run.ended == "cancelled":
+            elif opened.kind == "model" and self.run.cut_short:
                 yield partial(self.write, Fact("step_stopped", {"kind": "model"}, step))
                 yield partial(self.think, step)
             elif not self.run.ended and opened.kind == "model":
                 yield from [partial(self.think, step)] * 3
             elif not self.run.ended:
                 yield partial(self.prepare, step)
+
+            if step in self.begun and step not in self.asked_of_a_person:  # interrupted, and nobody could tell
+                yield partial(self.write, unknown(step, self.names[step]))
+                if step not in self.known:
+                    yield partial(self.write, wondered(step, self.names[step]))
 
     def return_from(self, step: int) -> None:
         self.write(asked(step, self.names[step]) if self.only_asks(step) else result(step, self.names[step]))
@@ -205,8 +239,26 @@ class PlayedRun(RuleBasedStateMachine):
     def people_that_speak(self) -> Iterator[Callable[[], None]]:
         for call in self.run.pending:
             yield from (partial(self.judge, call.step, verdict) for verdict in (granted, denied, expired))
+        for step in self.nobody_knows:
+            yield partial(self.find_out, step)
         if self.run.ended:
-            yield partial(self.write, resumed() if self.run.ended == "failed" else said())
+            again = resumed if self.run.ended == "failed" else said
+            yield partial(self.write, again(**self.deadline()))
+
+    def find_out(self, step: int) -> None:
+        """What became of a call is its result where the run waits for it, and else told besides."""
+        name = self.names[step]
+        if self.waits_for_word(step):
+            self.write(found(step), result(step, name, "found"))
+        else:
+            self.tell(found(step), corrected(step, name, "found"))
+
+    def waits_for_word(self, step: int) -> bool:
+        """Whether the turn goes on, or may be taken up again, and stands still for this outcome."""
+        return step in self.asked_of_a_person - self.settled and step in self.calls_of_now() and not self.run.cut_short
+
+    def calls_of_now(self) -> set[int]:
+        return {call.step for call in self.run.calls}
 
     def judge(self, step: int, verdict: Callable[[int], Fact]) -> None:
         """Twice at once, by two people, and the second says the opposite."""
@@ -215,6 +267,7 @@ class PlayedRun(RuleBasedStateMachine):
 
     def accidents(self) -> Iterator[Callable[[], None]]:
         yield self.write  # a coordinator comes for nothing
+        yield self.let_time_pass
         if self.run.ended:
             return
         for step in set(self.tools()) - self.begun:
@@ -229,16 +282,31 @@ class PlayedRun(RuleBasedStateMachine):
             yield self.cancel
 
     def late_news(self) -> Iterator[Callable[[], None]]:
+        for step in self.begun - self.settled - self.asked_of_a_person - self.known:
+            if step in self.open:
+                yield partial(self.come_to_light, step)
         for step in (self.begun & self.settled) - self.corrected:
-            payload = {"call_id": f"call_{step}", "name": self.names[step], "content": "sent"}
-            yield partial(self.tell, Fact("outcome_corrected", payload, step))
+            yield partial(self.tell, corrected(step, self.names[step]))
+        for step in self.nobody_knows:
+            if self.waits_for_word(step):
+                yield partial(self.write, result(step, self.names[step], "late and true"))
 
-    def tell(self, fact: Fact) -> None:
+    def come_to_light(self, step: int) -> None:
+        """Whoever was taken for dead hands in what came of a call while another looks for just that."""
+        self.known.add(step)
+        self.tell(corrected(step, self.names[step]))
+
+    def tell(self, *facts: Fact) -> None:
         """Record what came late: nothing is to be done about it."""
-        before = decide(self.run, 0.0)
-        self.corrected |= {fact.step} if fact.type == "outcome_corrected" else set()
-        self.write(fact)
-        assert decide(self.run, 0.0) == before
+        before = decide(self.run, self.now)
+        self.corrected |= {fact.step for fact in facts if fact.type == "outcome_corrected"}
+        self.write(*facts)
+        assert decide(self.run, self.now) == before
+
+    def let_time_pass(self) -> None:
+        """And a coordinator come, as one is sent for at the deadline."""
+        self.now += TIME_S / 3
+        self.write()
 
     def begin(self, step: int) -> None:
         self.begun.add(step)
@@ -250,9 +318,9 @@ class PlayedRun(RuleBasedStateMachine):
 
     def cancel(self) -> None:
         self.cancelled = True
-        self.write(Fact("run_cancelled", {"by": "ann", "reason": "", "last_step": self.run.last_step + 1}))
+        self.write(cancelled(self.run.last_step + 1))
 
     def thought_too_late(self) -> bool:
-        """Whether a decision was recorded after its turn was cancelled: see the test of that below."""
-        types = [event.type for event in self.log if event.type not in OF_A_CALL]
-        return any(pair == ("run_cancelled", "model_decision") for pair in pairwise(types))
+        """Whether a decision was recorded after its turn was cut short: see the test of that below."""
+        types = [event.type for event in self.log if event.type not in (*OF_A_CALL, "outcome_corrected")]
+        return any(first in ("run_cancelled", "run_finished") for first, then in pairwise(types) if then == DECISION)

@@ -122,6 +122,12 @@ TABLE.add("Agent.stream", streamed, {"input": "go"}, **RUN, after=("x", 1.5, -2,
 TABLE.add("Agent.resume", resumed, {"run_id": "r"}, run_id=(None, 5), trace=("no",))
 BY: dict[str, Any] = {"by": (None, 5), "reason": (None, 5, Unprintable())}
 TABLE.add("Agent.cancel", lambda **given: asyncio.run(agent().cancel(**given)), {"run_id": "r"}, run_id=(None, 5), **BY)
+TABLE.add(
+    "Agent.approve",
+    lambda **given: decided("approve", **given),
+    {},
+    arguments=(5, "x", [("city", "x")], {"city": 5, "country": 7}, {}),
+)
 for verdict in ("approve", "reject"):
     TABLE.add(
         f"Agent.{verdict}",
@@ -159,6 +165,19 @@ TABLE.add(
     {},
     default=(None, "asisted", 5, [], ""),
     modes=({"read": None}, {"read": "x"}, {5: "assisted"}, None, 5, "assisted", ["read"]),
+    approval=(None, 5, {"people": 2}, dw.Approval),
+    approvals=(None, 5, ["read"], {"read": 2}, {5: dw.Approval()}, {"read": None}),
+)
+TABLE.add(
+    "Approval",
+    dw.Approval,
+    {},
+    people=(*NO_COUNT, 0, 101),
+    group=NO_TEXT,
+    escalate_s=(0, -1, NAN, True, "5", 60),  # the last names nobody to escalate to
+    escalate_to=(*NO_TEXT, "leads"),  # the last says not when
+    expires_s=(0, -1, NAN, True, "5"),
+    on_expiry=(None, "ignore", 5),
 )
 TABLE.add(
     "Budget",

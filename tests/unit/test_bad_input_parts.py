@@ -235,6 +235,12 @@ TABLE.add(
     call_id=(5, ""),
     **OUTCOME,
 )
+TABLE.add(
+    "Client.approve",
+    lambda **given: decided("approve", **given),
+    {},
+    arguments=(5, "x", [("city", "x")], {"city": 5, "country": 7}, {}),
+)
 for verdict in ("approve", "reject"):
     TABLE.add(
         f"Client.{verdict}",

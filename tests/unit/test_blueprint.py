@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.errors import NoCredentials
-from drangue_client.terms import Autonomy, Guards, Terms
+from drangue_client.terms import Guards, Terms
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.memory import MemoryItem, NullMemory
 from drangue_worker.models.routing import RuleRouter, SingleModel

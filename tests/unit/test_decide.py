@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drangue_client.autonomy import Autonomy
 from drangue_client.events import Event, Fact
 from drangue_client.run import Run, fold
-from drangue_client.terms import Autonomy, Terms, ToolTerms
+from drangue_client.terms import Terms, ToolTerms
 from drangue_worker.rules.commands import (
     AskApproval,
     CallModel,

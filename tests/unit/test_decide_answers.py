@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from drangue_client.answer import FINAL_ANSWER, MAX_CORRECTIONS
+from drangue_client.autonomy import Autonomy
 from drangue_client.events import Fact
 from drangue_client.run import fold
-from drangue_client.terms import Autonomy, Guards, Terms
+from drangue_client.terms import Guards, Terms
 from drangue_worker.rules.commands import (
     AskApproval,
     CallModel,

@@ -37,14 +37,14 @@ from tests.unit.made_logs import (
 )
 
 
-def look(run: Run, executor: Executor = "celery") -> Look:
+def look(run: Run, executor: Executor = "celery", now: float = 100.0) -> Look:
     row = RunRow("r1", "oncall", run.status, executor, 5, {}, "hello", run.seq, None, 0.0, 0.0, None)
-    return Look(row, run, now=100.0)
+    return Look(row, run, now)
 
 
-def planned(log: Sequence[Event], *facts: Fact, executor: Executor = "celery") -> Plan:
+def planned(log: Sequence[Event], *facts: Fact, executor: Executor = "celery", now: float = 100.0) -> Plan:
     run = fold(log)
-    return plan(look(run, executor), facts, lambda: [event for event in log if event.seq >= run.decision_seq])
+    return plan(look(run, executor, now), facts, lambda: [event for event in log if event.seq >= run.decision_seq])
 
 
 def after(*facts: Fact, adding: Sequence[Fact] = ()) -> Plan:

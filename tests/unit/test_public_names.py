@@ -35,6 +35,7 @@ NAMES = {
     "checks": ["output_contains", "output_satisfies", "forbids_tool", "within_steps", "within_tokens", "judged"],
     "results": ["scenario_from_result", "tools_called"],
     "ours": [
+        "Approval",
         "Client",
         "Done",
         "NotDone",

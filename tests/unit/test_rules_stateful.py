@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import invariant
 
@@ -17,8 +18,19 @@ from drangue_client.events import Event, Fact
 from drangue_client.messages import Message, conversation
 from drangue_client.run import Run, fold
 from drangue_worker.rules.decide import decide
-from tests.unit.made_logs import IRREVERSIBLE, TERMS, asked, decided, granted, log_of, said, started
-from tests.unit.played_run import OF_A_CALL, PlayedRun
+from tests.unit.made_logs import (
+    IRREVERSIBLE,
+    TERMS,
+    asked,
+    cancelled,
+    decided,
+    granted,
+    late,
+    log_of,
+    said,
+    started,
+)
+from tests.unit.played_run import OF_A_CALL, TIME_S, PlayedRun
 from tests.unit.test_plan import planned
 
 
@@ -30,7 +42,8 @@ class WatchedRun(PlayedRun):
         state, terms = json.loads(json.dumps([self.run.to_snapshot(), self.terms.to_json()]))
         read_back = Run.from_snapshot(state, self.run.seq, terms)
         assert read_back == self.run == fold(self.log)
-        assert decide(read_back, 0.0) == decide(self.run, 0.0)
+        for now in (0.0, self.now, self.now + TIME_S):
+            assert decide(read_back, now) == decide(self.run, now)
 
     @invariant()
     def the_order_between_siblings_leaves_no_trace(self) -> None:
@@ -50,7 +63,7 @@ class WatchedRun(PlayedRun):
     def nothing_is_due_after_the_end(self) -> None:
         assert bool(self.run.ended) == self.over
         if self.over:
-            assert decide(self.run, 0.0) == ()
+            assert decide(self.run, self.now + TIME_S) == ()
 
     @invariant()
     def at_most_a_window_of_calls_is_open(self) -> None:
@@ -64,7 +77,20 @@ class WatchedRun(PlayedRun):
     @invariant()
     def a_run_never_stands_still(self) -> None:
         """There is somebody to wait for: a step, a person, or nobody because it is over."""
-        assert self.open or self.run.pending or self.run.ended
+        assert self.open or self.run.pending or self.run.uncertain or self.run.ended
+
+    @invariant()
+    def nothing_goes_on_beyond_its_time(self) -> None:
+        """A coordinator has come at every moment of the clock, so a turn that is late has ended."""
+        assert self.run.ended or self.run.deadline_at is None or self.now < self.run.deadline_at
+
+    @invariant()
+    def what_nobody_knows_is_kept_in_mind(self) -> None:
+        """Through failures, ends and later turns, until somebody has told it; and whoever is asked is still asked."""
+        assert set(self.run.unknown) == self.nobody_knows
+        assert {call.step for call in self.run.uncertain} == set(filter(self.waits_for_word, self.nobody_knows))
+        if not self.run.ended and (self.run.uncertain or self.run.pending):
+            assert (self.run.status == "paused") == (self.open == {})
 
 
 def in_call_order(log: list[Event]) -> list[Event]:
@@ -108,8 +134,8 @@ def test_a_verdict_keeps_to_the_window_too() -> None:
     assert len(opened) <= 2
 
 
-def test_calls_of_a_thought_that_came_after_its_turn_was_cancelled_are_answered_too() -> None:
-    """A model may answer in the moment in which its run is cancelled; providers refuse every later turn otherwise."""
-    cancelled = Fact("run_cancelled", {"by": "", "reason": "", "last_step": 1})
-    log = log_of(started(), cancelled, decided(1, "read"), said())
+@pytest.mark.parametrize("end", [cancelled(1), late(1)], ids=lambda end: end.type)
+def test_calls_of_a_thought_that_came_after_its_turn_was_cut_short_are_answered_too(end: Fact) -> None:
+    """A model may answer in the moment in which its run is ended; providers refuse every later turn otherwise."""
+    log = log_of(started(), end, decided(1, "read"), said())
     assert unanswered(conversation(log)) == []

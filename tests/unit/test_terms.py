@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import Event
 from drangue_client.run import fold
-from drangue_client.terms import Autonomy, Guards, Terms, ToolTerms, arguments_hash
+from drangue_client.terms import Guards, Terms, ToolTerms, arguments_hash
 from drangue_worker.rules.commands import CallModel, Recall, Screen
 from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import FULL_TERMS, PRICES, QUEUE, SCHEMA, TERMS, recalled, screened, started
