@@ -201,6 +201,14 @@ class AsyncClient:
         """The agents that workers have registered. As `Client.agents`."""
         return await self._do(self._client.agents)
 
+    async def queues(self) -> list[dict[str, Any]]:
+        """What there is to do, by queue. As `Client.queues`."""
+        return await self._do(self._client.queues)
+
+    async def workers(self, timeout: float = 1.0) -> list[dict[str, Any]]:  # noqa: ASYNC109 - as Client has it
+        """The worker processes that answer. As `Client.workers`."""
+        return await self._do(self._client.workers, timeout)
+
     async def aclose(self) -> None:
         """Close the connections to Postgres and Redis. Repeating is safe."""
         await self._signals.close()

@@ -7,11 +7,12 @@ is back. No model SDK and no worker code is imported, directly or not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 from drangue_client import checks
 from drangue_client.answer import schema_of
-from drangue_client.errors import UnknownAgentError
+from drangue_client.errors import QueueUnavailable, UnknownAgentError
 from drangue_client.events import Event
 from drangue_client.result import Result
 from drangue_client.run import Status
@@ -23,7 +24,7 @@ from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, R
 from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
 from drangue_client.turns import check_turn_id, say
 from drangue_client.waiting import follow, until_stopped
-from drangue_client.wire.queue import HANDOFF_S, Sender
+from drangue_client.wire.queue import HANDOFF_S, QUEUES, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import TokenStream
 from drangue_client.wire.tracing import current_traceparent
@@ -185,6 +186,29 @@ class Client(Steering):
     def agents(self) -> list[AgentRow]:
         """The agents that workers have registered."""
         return self.log.agents()
+
+    def queues(self) -> list[dict[str, Any]]:
+        """What there is to do, by queue: {queue, due, held, later, oldest_s, messages}.
+
+        Steps that are due, held by a worker, and waiting for their backoff; for how many seconds the oldest has been
+        due; the messages that wait in Redis (None where it is away).
+        """
+        found = {row.queue: asdict(row) for row in self.log.backlog()}
+        names = sorted({*QUEUES, *found})
+        try:
+            waiting: dict[str, int | None] = {**self._sender.waiting(names)}
+        except QueueUnavailable:
+            waiting = dict.fromkeys(names)
+        nothing = {"due": 0, "held": 0, "later": 0, "oldest_s": 0.0}
+        return [{"queue": name, **found.get(name, nothing), "messages": waiting[name]} for name in names]
+
+    def workers(self, timeout: float = 1.0) -> list[dict[str, Any]]:
+        """The worker processes that answer within `timeout` seconds: {name, pool, concurrency, queues, tasks}.
+
+        Raises QueueUnavailable where Redis is away.
+        """
+        checks.seconds("timeout", timeout)
+        return self._sender.workers(timeout)
 
     def close(self) -> None:
         """Close the connections to Postgres and Redis."""

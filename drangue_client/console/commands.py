@@ -11,6 +11,7 @@ import click
 
 from drangue_client.client import Client
 from drangue_client.console.filters import pairs, run_filters
+from drangue_client.console.looking import agents, queues, tail, workers
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
 from drangue_client.console.steering import approve, cancel, outcome, reject, retry
 from drangue_client.console.views import answer, approvals_list, run_view, runs_table, unknown_list
@@ -149,6 +150,32 @@ def runs(context: click.Context, /, as_json: bool, **filters: Any) -> None:
             say(unknown_list(unknown))
 
 
+@click.command("say", short_help="Begin another turn of a run.")
+@click.argument("run")
+@click.argument("text")
+@click.option("--turn-id", help="Your own id for the turn; saying it twice is one turn.")
+@click.option("--wait", type=SECONDS, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
+@json_option
+@click.pass_context
+def say_more(
+    context: click.Context, run: str, text: str, turn_id: str | None, wait: float | None, as_json: bool
+) -> int:
+    """Say TEXT to a RUN that has ended its latest turn.
+
+    \b
+    drangue say run-17 "Is it still failing?" --wait 60
+    """
+    with client_here(context) as client:
+        done = client.say(run, text, turn_id=turn_id)
+        if wait is not None:
+            return _print_result(client, run, wait, as_json)
+        if as_json:
+            say_json(asdict(done))
+        else:
+            click.echo(f"{run}  {'said' if done.created else 'was said before; nothing is done twice'}")
+        return OK
+
+
 @click.command(short_help="Show one run, step by step.")
 @click.argument("run")
 @json_option
@@ -191,4 +218,20 @@ def migrate(context: click.Context) -> None:
     click.echo(f"tables are at {after}" + ("" if before == after else f" (before: {before or 'none'})"))
 
 
-COMMANDS: tuple[click.Command, ...] = (submit, runs, show, approvals, approve, reject, outcome, cancel, retry, migrate)
+COMMANDS: tuple[click.Command, ...] = (
+    submit,
+    say_more,
+    runs,
+    show,
+    tail,
+    approvals,
+    approve,
+    reject,
+    outcome,
+    cancel,
+    retry,
+    agents,
+    queues,
+    workers,
+    migrate,
+)

@@ -52,9 +52,9 @@ def say(value: RenderableType) -> None:
     wide_console().print(value)
 
 
-def say_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def say_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value as JSON on standard output; without `indent` as one line."""
+    click.echo(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for another program.")

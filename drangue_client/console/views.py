@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from drangue_client.events import Event
 from drangue_client.result import Result
-from drangue_client.store.port import RunRow
+from drangue_client.store.port import AgentRow, RunRow
 
 COLOURS = {
     "completed": "green",
@@ -68,6 +68,74 @@ def runs_table(rows: Sequence[RunRow]) -> RenderableType:
             Text(row.run_id), Text(row.agent), status_text(row.status), when(row.created_at), took, Text(note)
         )
     return table
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def agents_table(rows: Sequence[AgentRow]) -> RenderableType:
+    """A line per agent."""
+    if not rows:
+        return Text("no worker has registered an agent")
+    table = _table("agent", "models", "tools", "seen (UTC)")
+    for row in rows:
+        models = ", ".join(str(model) for model in row.summary["models"])
+        table.add_row(Text(row.name), Text(models), Text(", ".join(row.summary["tools"])), when(row.seen_at))
+    return table
+
+
+def queues_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """A line per queue."""
+    numbers = ("due", "oldest", "held", "backoff", "messages")
+    table = _table("queue", *numbers, right=numbers)
+    for row in rows:
+        messages = "-" if row["messages"] is None else str(row["messages"])
+        oldest = f"{row['oldest_s']:.1f} s" if row["due"] else ""
+        table.add_row(Text(row["queue"]), str(row["due"]), oldest, str(row["held"]), str(row["later"]), messages)
+    return table
+
+
+def workers_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """A line per worker process that answered."""
+    if not rows:
+        return Text("no worker answers")
+    table = _table("worker", "pool", "concurrency", "tasks", "queues", right=("concurrency", "tasks"))
+    for row in rows:
+        size, tasks = str(row["concurrency"]), str(row["tasks"])
+        table.add_row(Text(row["name"]), Text(row["pool"]), size, tasks, Text(", ".join(row["queues"])))
+    return table
+
+
+def event_line(event: Event) -> Text:
+    """One event as one line: its place, when, what, of which step, and the gist of it."""
+    payload = event.payload
+    match event.type:
+        case "model_decision":
+            asked = ", ".join(f"{call['name']}({_arguments(call['arguments'])})" for call in payload["tool_calls"])
+            gist = " ".join(part for part in (payload["text"], asked) if part)
+        case "tool_result" | "outcome_corrected":
+            gist = f"{payload['name']} -> {payload['content']}"
+        case "approval_requested" | "outcome_requested":
+            gist = f"{payload['tool']}({_arguments(payload['arguments'])})"
+        case "run_started" | "user_message":
+            gist = str(payload.get("input") or payload.get("text") or "")
+        case _:
+            told = ("output", "error", "by", "reason", "group", "outcome", "happened", "call_id", "tool", "text")
+            gist = ", ".join(f"{name} {payload[name]}" for name in told if payload.get(name) not in (None, ""))
+    return Text.assemble(
+        (f"{event.seq:>4}  {when(event.ts)}  ", "dim"),
+        (f"{event.type:<19}", "cyan"),
+        (f"{'' if event.step is None else event.step:>4}  ", "dim"),
+        cut(gist, LONG),
+    )
+
+
+def _arguments(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
 
 
 def approvals_list(pending: Sequence[dict[str, Any]]) -> RenderableType:
@@ -178,7 +246,7 @@ def _model_line(event: Event) -> Text:
 
 
 def _add_call(branch: Tree, step: int, call: dict[str, Any], result: Event | None, verdict: Event | None) -> None:
-    arguments = ", ".join(f"{key}={value!r}" for key, value in call["arguments"].items())
+    arguments = _arguments(call["arguments"])
     timing = f" {result.duration_ms:.0f} ms" if result and result.duration_ms is not None else ""
     line = Text.assemble((f"{step} ", "dim"), ("tool ", "green"), cut(f"{call['name']}({arguments})", LONG), timing)
     node = branch.add(line)

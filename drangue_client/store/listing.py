@@ -1,23 +1,48 @@
-"""Listing runs, newest first, by what their rows say."""
+"""Listing runs, newest first, by what their rows say, and the work that waits, by queue."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import ColumnElement, func, literal, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, literal, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from drangue_client.events import normalise
+from drangue_client.run import ENDED
 from drangue_client.store.database import Database
-from drangue_client.store.port import RunRow
+from drangue_client.store.port import Backlog, RunRow
 from drangue_client.store.reading import run_row
-from drangue_client.store.tables import runs
+from drangue_client.store.tables import now, runs, steps
 
 
 class Listing:
-    """SqlLog's part about lists of runs."""
+    """SqlLog's part about lists of runs, and of what there is to do."""
 
     db: Database
+
+    def backlog(self) -> list[Backlog]:
+        free, held = steps.c.claim.is_(None), and_(steps.c.claim.is_not(None), steps.c.lease_until > now())
+        due = and_(~held, steps.c.available_at <= now())
+        query = (
+            select(
+                steps.c.queue,
+                func.count().filter(due).label("due"),
+                func.count().filter(held).label("held"),
+                func.count().filter(and_(free, steps.c.available_at > now())).label("later"),
+                func.min(case((due, steps.c.available_at))).label("since"),
+                now().label("now"),
+            )
+            .join(runs, runs.c.run_id == steps.c.run_id)
+            .where(steps.c.queue.is_not(None), runs.c.status.not_in(ENDED))
+            .group_by(steps.c.queue)
+            .order_by(steps.c.queue)
+        )
+
+        def read(row: RowMapping) -> Backlog:
+            oldest_s = 0.0 if row["since"] is None else max(0.0, row["now"] - row["since"])
+            return Backlog(row["queue"], row["due"], row["held"], row["later"], oldest_s)
+
+        return self.db.run(lambda c: [read(row) for row in c.execute(query).mappings()], durable=False)
 
     def runs(
         self,

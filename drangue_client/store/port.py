@@ -212,6 +212,18 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """The open steps of one queue: those that could be claimed now, that some worker holds, and that wait for their
+    backoff; and for how many seconds the oldest of the first has been due."""
+
+    queue: str
+    due: int
+    held: int
+    later: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
     """The unclaimed steps of a queue that could be claimed now, and the oldest of them whose message is in doubt."""
 
@@ -308,6 +320,9 @@ class Log(Protocol):
 
     def mark_unsent(self, steps: Sequence[StepRef]) -> None:
         """Take back the last `mark_sent` or `recover`: publishing failed, so the next sweep shall try at once."""
+
+    def backlog(self) -> list[Backlog]:
+        """What there is to do, by queue. Steps of runs that have ended are not among it."""
 
     def register(self, agents: Sequence[AgentRow]) -> None:
         """Say which agents a worker serves, now."""

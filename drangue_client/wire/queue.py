@@ -95,6 +95,29 @@ class Sender:
             raise QueueUnavailable(unreachable(error)) from error
         return {step for message in messages if message and (step := _step_of(message))}
 
+    def workers(self, timeout_s: float) -> list[dict[str, Any]]:
+        """The worker processes that answer within so many seconds: {name, pool, concurrency, queues, tasks}.
+
+        `pool` is "threads" or "processes", `tasks` how many messages it has taken since it started.
+        """
+        from drangue_client.wire.broker import BROKER_ERRORS
+
+        try:
+            ask = self.app.control.inspect(timeout=timeout_s)
+            stats, queues = ask.stats() or {}, ask.active_queues() or {}
+        except BROKER_ERRORS as error:
+            raise QueueUnavailable(unreachable(error)) from error
+        return [
+            {
+                "name": name,
+                "pool": "processes" if "prefork" in str(told["pool"].get("implementation")) else "threads",
+                "concurrency": told["pool"].get("max-concurrency"),
+                "queues": sorted(queue["name"] for queue in queues.get(name, ())),
+                "tasks": sum(told["total"].values()),
+            }
+            for name, told in sorted(stats.items())
+        ]
+
     @property
     def app(self) -> Any:
         """The Celery app that sends: the worker's own, or one made here."""
