@@ -1,12 +1,17 @@
-"""The commands that look at a fleet and change nothing: `tail`, `agents`, `queues`, `workers`."""
+"""The commands that look at a fleet and change nothing: `tail`, `agents`, `queues`, `workers`, `doctor`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
-from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json
-from drangue_client.console.views import agents_table, event_line, queues_table, workers_table
+from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
+from drangue_client.console.views import agents_table, event_line, finding_line, queues_table, workers_table
+from drangue_client.doctor import examine
 from drangue_client.events import STREAMED
+
+SECONDS = click.FloatRange(0, min_open=True)
 
 
 @click.command(short_help="Watch a run, event by event.")
@@ -70,8 +75,30 @@ def queues(context: click.Context, as_json: bool) -> None:
         say(queues_table(rows))
 
 
+@click.command(short_help="Examine the fleet.")
+@click.option("--rebuild", is_flag=True, help="Also fold every log anew and compare it with its row.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds to wait for workers."
+)
+@json_option
+@click.pass_context
+def doctor(context: click.Context, rebuild: bool, timeout: float, as_json: bool) -> int:
+    """Look for what loses work or time: tables, clocks, settings of Postgres and Redis, workers, queues, runs.
+
+    Changes nothing. Exit code 1 where something is bad; a warning alone is 0.
+    """
+    found = []
+    for finding in examine(settings_here(context), rebuild=rebuild, timeout_s=timeout):
+        found.append(finding)
+        if not as_json:
+            say(finding_line(finding))
+    if as_json:
+        say_json([asdict(finding) for finding in found])
+    return FAILED if any(finding.level == "bad" for finding in found) else OK
+
+
 @click.command(short_help="List the workers that answer.")
-@click.option("--timeout", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds to wait for them.")
+@click.option("--timeout", type=SECONDS, default=1.0, show_default=True, help="Seconds to wait for them.")
 @json_option
 @click.pass_context
 def workers(context: click.Context, timeout: float, as_json: bool) -> int:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from drangue_client.doctor import Finding
 from drangue_client.events import Event
 from drangue_client.result import Result
 from drangue_client.store.port import AgentRow, RunRow
@@ -108,6 +109,13 @@ def workers_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
         size, tasks = str(row["concurrency"]), str(row["tasks"])
         table.add_row(Text(row["name"]), Text(row["pool"]), size, tasks, Text(", ".join(row["queues"])))
     return table
+
+
+def finding_line(finding: Finding) -> Text:
+    """One finding of an examination as one line."""
+    then = f"  {finding.then}" if finding.then else ""
+    colour = {"ok": "green", "warn": "yellow", "bad": "bold red"}[finding.level]
+    return Text.assemble((f"{finding.level:<5}", colour), f"{finding.what:<13}", shown(finding.told), (then, "italic"))
 
 
 def event_line(event: Event) -> Text:

@@ -29,6 +29,7 @@ from sqlalchemy.schema import CreateColumn
 
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.run import ENDED
+from drangue_client.store.checking import Checking
 from drangue_client.store.claiming import claim_step
 from drangue_client.store.database import Database
 from drangue_client.store.holding import Holding, of_child
@@ -66,7 +67,7 @@ T = TypeVar("T")
 Item = TypeVar("Item", NewRun, Move)
 
 
-class SqlLog(Listing, Sweeping, Holding):
+class SqlLog(Listing, Sweeping, Holding, Checking):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
     def __init__(self, url: str | URL, pool_size: int = 5) -> None:

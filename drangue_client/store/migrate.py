@@ -45,6 +45,16 @@ def migrate(url: str) -> tuple[str | None, str]:
         database.close()
 
 
+def current(url: str) -> str | None:
+    """The revision that the tables at `url` are at; None where there are none. Raises DatabaseUnavailable."""
+    database = Database(url, pool_size=1)
+    options = {"version_table": VERSION_TABLE}
+    try:
+        return database.run(lambda c: MigrationContext.configure(c, opts=options).get_current_revision())
+    finally:
+        database.close()
+
+
 def newest() -> str:
     """The revision that this program's tables are at."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
