@@ -29,7 +29,7 @@ FLOORS = [
     "drangue_client.store.port drangue_client.store.tables drangue_client.store.database",
     "drangue_client.store.reading",
     "drangue_client.store.claiming drangue_client.store.settling drangue_client.store.sweeping"
-    " drangue_client.store.holding drangue_client.store.listing drangue_client.store.checking",
+    " drangue_client.store.holding drangue_client.store.listing drangue_client.store.checking drangue_client.store.forgetting",
     "drangue_client.store.log drangue_client.store.migrate",
     "drangue_client.store.riding",
     "drangue_client.store",
@@ -38,7 +38,7 @@ FLOORS = [
     "drangue_client.submission drangue_client.turns drangue_client.unknowns drangue_client.verdicts"
     " drangue_client.waiting",
     "drangue_client.steering",
-    "drangue_client.doctor drangue_client.client",
+    "drangue_client.doctor drangue_client.pruning drangue_client.client",
     "drangue_client.aio",
     "drangue_client",
     "drangue_client.console",

@@ -13,7 +13,7 @@ from drangue_client.client import Client
 from drangue_client.console.filters import pairs, run_filters
 from drangue_client.console.looking import agents, doctor, queues, tail, workers
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
-from drangue_client.console.steering import approve, cancel, outcome, reject, retry
+from drangue_client.console.steering import approve, cancel, outcome, prune, reject, retry
 from drangue_client.console.views import answer, approvals_list, run_view, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
 from drangue_client.result import Result
@@ -234,5 +234,6 @@ COMMANDS: tuple[click.Command, ...] = (
     queues,
     workers,
     doctor,
+    prune,
     migrate,
 )

@@ -39,6 +39,21 @@ class _Moment(click.ParamType[float]):
         return _storable(epoch_s)
 
 
+class _Age(click.ParamType[float]):
+    """How long ago, in seconds."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        ago = _AGO.fullmatch(str(value))
+        if ago is None:
+            self.fail(f"{value!r} is no age; write 90m, 12h, 7d, 4w", param, ctx)
+        return float(ago[1]) * _UNIT_S[ago[2]]
+
+
+AGE = _Age()
+
+
 def _storable(epoch_s: float) -> float:
     """The nearest moment that every database knows."""
     return min(max(0.0, epoch_s), _LATEST_S)

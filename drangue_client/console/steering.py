@@ -5,16 +5,19 @@ from __future__ import annotations
 import getpass
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from drangue_client.client import Client
-from drangue_client.console.filters import run_filters
+from drangue_client.console.filters import AGE, run_filters
 from drangue_client.console.shell import FAILED, OK, client_here
 from drangue_client.console.views import when
 from drangue_client.errors import NotPendingError, NotUnknownError
 from drangue_client.events import Event
+from drangue_client.pruning import prune as forget
+from drangue_client.run import ENDED, Ended
 
 _TOOK = {True: "to have taken effect", False: "to have had no effect"}
 
@@ -178,6 +181,38 @@ def cancel(context: click.Context, runs: tuple[str, ...], by: str, reason: str) 
             click.echo(f"cancelled run {run}" if done else f"run {run} is {status}; it was left as it is")
             code = code if done or status == "cancelled" else FAILED
     return code
+
+
+@click.command(short_help="Forget runs that ended long ago.")
+@click.option("--older-than", type=AGE, required=True, metavar="AGE", help="Ended so long ago: 90d, 12h.")
+@click.option("--status", "statuses", type=click.Choice(ENDED), multiple=True, help="Only these; repeatable.")
+@click.option("--archive", type=click.Path(dir_okay=False, path_type=Path), help="Append them to this file first.")
+@click.option("--no-archive", is_flag=True, help="Keep nothing of them.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@click.pass_context
+def prune(
+    context: click.Context,
+    older_than: float,
+    statuses: tuple[Ended, ...],
+    archive: Path | None,
+    no_archive: bool,
+    dry_run: bool,
+) -> int:
+    """Forget runs that ended long ago, with their logs.
+
+    \b
+    drangue prune --older-than 90d --archive runs-2026.jsonl
+    drangue prune --older-than 30d --status completed --dry-run
+
+    The archive has a line of JSON per run, with its row and its events, and is on disk before anything is deleted.
+    """
+    if (archive is None) != (no_archive or dry_run):
+        raise click.UsageError("say --archive FILE, or --no-archive, or --dry-run.")
+    with client_here(context) as client:
+        count = forget(client.log, older_than, statuses=statuses or ENDED, archive=archive, dry=dry_run)
+    where = f" to {archive}" if archive else ""
+    click.echo(f"{count} runs would be forgotten" if dry_run else f"forgot {count} runs{where and ', archived'}{where}")
+    return OK
 
 
 @click.command(short_help="Take failed runs up again.")

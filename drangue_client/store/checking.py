@@ -52,7 +52,7 @@ class Checking:
         return self.db.run(lambda c: {row[0]: row[1] for row in c.execute(query)})
 
     def differing(self) -> Iterator[tuple[str, str]]:
-        """(run id, what differs) of each run whose row does not say what its log says; folds every log, page by page."""
+        """(run id, what differs) of each run whose row does not say what its log says; folds every log, by pages."""
         last = ""
         while page := self.db.run(lambda c, last=last: _examined(c, last)):  # type: ignore[misc]
             yield from ((run_id, told) for run_id, told in page if told)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from drangue_client.events import Event, Fact
-from drangue_client.run import Run, Status
+from drangue_client.run import Ended, Run, Status
 
 Executor = Literal["celery", "inline"]
 Kind = Literal["prepare", "model", "tool"]
@@ -323,6 +323,13 @@ class Log(Protocol):
 
     def backlog(self) -> list[Backlog]:
         """What there is to do, by queue. Steps of runs that have ended are not among it."""
+
+    def ended_before(self, age_s: float, statuses: Sequence[Ended], limit: int) -> list[RunRow]:
+        """Runs of these statuses that ended more than `age_s` seconds ago, the oldest first. What still has a step open
+        is not among them."""
+
+    def forget(self, rows: Sequence[RunRow]) -> list[str]:
+        """Delete runs with their logs, for good: those of `rows` that have not moved since. Returns their ids."""
 
     def register(self, agents: Sequence[AgentRow]) -> None:
         """Say which agents a worker serves, now."""
