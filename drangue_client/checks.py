@@ -124,9 +124,10 @@ def number(
 
 
 def seconds(argument: str, value: T, *, zero: bool = False, optional: bool = False) -> T:
-    """A length of time that ends; with `zero` it may be over at once."""
-    what, least = ("a number of seconds, at least 0", 0.0) if zero else ("a positive number of seconds", _SHORTEST)
-    return number(argument, value, what, least=least, optional=optional)
+    """A length of time that ends, and not so late that no database could hold when."""
+    least = 0.0 if zero else _SHORTEST
+    what = f"{'a number of seconds, at least 0' if zero else 'a positive number of seconds'} and at most 100 years"
+    return number(argument, value, what, least=least, most=_LONGEST_S, optional=optional)
 
 
 def place(argument: str, value: T, *, optional: bool = False) -> T:
@@ -204,6 +205,7 @@ def is_count(value: object) -> bool:
 
 _YEAR_1, _YEAR_9999 = -62_135_500_000.0, 253_402_200_000.0  # a day inside, for any time zone
 _SHORTEST = sys.float_info.min
+_LONGEST_S = 100 * 366 * 86_400.0
 
 
 def _either(what: str, optional: bool) -> str:

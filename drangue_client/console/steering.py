@@ -104,9 +104,13 @@ def _decide(
         return OK if holds == word else FAILED
     more = f"; it needs {request['missing']} more" if request["missing"] else ""
     click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}{more}")
-    if request["executor"] == "inline":
-        click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
+    _say_who_goes_on(request)
     return OK
+
+
+def _say_who_goes_on(item: dict[str, Any]) -> None:
+    if item["executor"] == "inline":
+        click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
 
 
 def _earlier(client: Client, run: str, call: str | None, *types: str) -> Event | None:
@@ -160,6 +164,7 @@ def outcome(
             click.echo(f"{earlier.payload['call_id']} of run {run} was said {_TOOK[holds]} {_by_whom(earlier)}")
             return OK if holds == happened else FAILED
     click.echo(f"{item['tool']} ({item['call_id']}) of run {run} is recorded {_TOOK[happened]}")
+    _say_who_goes_on(item)
     return OK
 
 

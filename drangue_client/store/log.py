@@ -27,6 +27,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.schema import CreateColumn
 
+from drangue_client.errors import ConflictError
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.run import ENDED
 from drangue_client.store.checking import Checking
@@ -115,7 +116,10 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Forgetting):
             )
             return True
 
-        return self.db.run(work)
+        try:
+            return self.db.run(work)
+        except ConflictError:  # this attempt has begun: the answer was lost, and it was asked again
+            return False
 
     def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
         kept = update(steps).where(*held(ask)).values(outcome=normalise(outcome))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, insert, or_, update
+from sqlalchemy import Connection, RowMapping, and_, case, delete, insert, literal, or_, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
@@ -65,7 +65,11 @@ def _wake_at(move: Move) -> Any:
     """When the run needs a coordinator; whoever moves it on then says anew when time alone does."""
     if move.run.ended:
         return None
-    return move.run.due_at if move.wake_in_s is None else now(move.wake_in_s)
+    if move.wake_in_s is None or move.run.due_at is None:
+        return move.run.due_at if move.wake_in_s is None else now(move.wake_in_s)
+    soon = now(move.wake_in_s)
+    due_at = literal(move.run.due_at, soon.type)
+    return case((due_at < soon, due_at), else_=soon)
 
 
 def append_facts(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -> None:

@@ -119,7 +119,7 @@ def settle(
     """
     while True:
         # A turn ends once: the second of two failing siblings only gives its claim up.
-        new = [fact for fact in facts if not (fact.type == "run_failed" and look.run.ended)]
+        new = [_unasked(fact, look) for fact in facts if not (fact.type == "run_failed" and look.run.ended)]
         decided = plan(look, new, functools.partial(_since_decision, runtime, look), _check(runtime, look))
         move = Move(
             claim.run_id,
@@ -139,6 +139,16 @@ def settle(
             return moved, None
         assert moved.look is not None
         look = moved.look
+
+
+def _unasked(fact: Fact, look: Look) -> Fact:
+    """A question that need not be put any more: whoever made the call came back with its outcome meanwhile, and the
+    conversation has that in the place of the unknown one."""
+    call = look.run.call(fact.step)
+    if fact.type != "outcome_requested" or call is None or call.verdict != "known":
+        return fact
+    told = {"call_id": fact.payload["call_id"], "name": fact.payload["tool"], "content": fact.payload["content"]}
+    return Fact("tool_result", {**told, "unknown": True}, fact.step)
 
 
 def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:

@@ -29,6 +29,8 @@ from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.inline")
 
+_SHORTEST_S = 0.01  # between two looks at a clock that does not move on
+
 
 def _nobody() -> None:
     """Whom a run's moves are told when nobody listens."""
@@ -137,16 +139,20 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
     """
     await runtime.database(coordinate, runtime, run_id, first)
     look = await runtime.database(runtime.log.look, run_id)
-    ends_at = math.inf if look.run.deadline_at is None else time.monotonic() + look.run.deadline_at - look.now
+    ends_at = _ends_at(look)
     running: dict[asyncio.Task[Performed], int] = {}
     over = asyncio.Event()
     failed: BaseException | None = None
     try:
         while True:
             moved()
-            if time.monotonic() >= ends_at:
+            if time.monotonic() >= ends_at and not over.is_set():
                 await runtime.database(coordinate, runtime, run_id)
-                over.set()
+                look = await runtime.database(runtime.log.look, run_id)
+                if look.run.ended:
+                    over.set()
+                else:  # the database's clock decides, and it may have been set back
+                    ends_at = _ends_at(look)
             held = await _start_open_steps(runtime, run_id, running, over)
             if not running:
                 if failed:
@@ -162,6 +168,13 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
     finally:
         await _stop(running)
         moved()
+
+
+def _ends_at(look: Look) -> float:
+    """When to look whether the turn's time is over, by the monotonic clock."""
+    if look.run.deadline_at is None:
+        return math.inf
+    return time.monotonic() + max(_SHORTEST_S, look.run.deadline_at - look.now)
 
 
 async def _start_open_steps(

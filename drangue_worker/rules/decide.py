@@ -67,8 +67,6 @@ def _answers_without_running(calls: tuple[Call, ...], terms: Terms, now: float) 
     asked: list[Command] = []
     guard_first = terms.guards is not None and terms.guards.output  # its step asks, once the guard has let it pass
     for call in calls:
-        if call.verdict == "uncertain":  # it has begun: only a person can answer it now
-            continue
         mode = terms.mode_for(call.name)
         forbidden = terms.refusal(call.name)
         if call.name not in terms.tools:

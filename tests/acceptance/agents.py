@@ -1,10 +1,13 @@
-"""Agents whose every word is a secret: what they are asked, what their tools are given, return and raise."""
+"""Agents whose every word is a secret: what they are asked, what their tools are given, return and raise.
+
+Beside them one whose transfers are never heard of again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
-from drangue_client.terms import Autonomy
+from drangue_client.autonomy import Autonomy
 from drangue_worker import Agent, OpenAIModel, tool
 
 SECRET = "mark-of-a-secret"  # in every prompt, argument, result and exception
@@ -52,8 +55,23 @@ def publish(text: str) -> str:
     return f"published {text}"
 
 
+@tool(reversible=False, timeout=0.2, on_unknown="ask")
+async def lose(amount: int, note: str = "") -> str:
+    """A transfer whose answer never comes; a person is asked what became of it."""
+    await asyncio.sleep(60)
+    return f"sent {amount} {note}"
+
+
+@tool(reversible=False, timeout=0.2)
+async def lose_quietly(amount: int) -> str:
+    """The same; the model is told that nobody knows."""
+    await asyncio.sleep(60)
+    return f"sent {amount}"
+
+
 TOOLS = [tell, tell_async, fail, fail_async, panic]
 keeper = Agent(OpenAIModel("scripted"), TOOLS, f"Keep {SECRET}.", name="keeper")
 editor = Agent(
     OpenAIModel("scripted"), [publish], "Publish.", autonomy=Autonomy(modes={"publish": "assisted"}), name="editor"
 )
+lossy = Agent(OpenAIModel("scripted"), [lose, lose_quietly], "Pay.", name="lossy")

@@ -5,6 +5,7 @@ A command costs half a second of processor time, so what is not the subject of a
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from drangue_worker import Agent, PostgresStore
+from drangue_worker.testing import FakeModel
 from drangue_worker.testing.provider import ProviderCall, Reply
+from tests.acceptance.agents import lose
 from tests.acceptance.conftest import MakeFleet
 from tests.acceptance.shell import Console, Done, drangue, environment, messages_in, run
 from tests.kit.fleet import Fleet
@@ -26,8 +30,16 @@ COMMANDS = (
     "approvals",
     "approve",
     "reject",
+    "outcome",
     "cancel",
     "retry",
+    "say",
+    "tail",
+    "agents",
+    "queues",
+    "workers",
+    "doctor",
+    "prune",
     "migrate",
     "worker",
     "dev",
@@ -44,6 +56,12 @@ def script(call: ProviderCall) -> Reply:
     wish = call.last_user()
     if wish == "break":
         return Reply(status=400, error="no such thing")
+    if wish == "slow":
+        return Reply("too late", delay_s=30.0)
+    if call.turn == 0 and wish == "lose":
+        return Reply(tool_calls=(("lose", {"amount": 5, "note": "\x1b[2J"}),))
+    if call.turn == 0 and wish == "lose two":
+        return Reply(tool_calls=(("lose_quietly", {"amount": 5}), ("lose_quietly", {"amount": 7})))
     if wish == "long":
         return Reply(ARTICLE)
     if call.turn == 0 and wish == "wire":
@@ -164,6 +182,27 @@ class TestSubmit:
         done = console("submit", "tester", "break", "--wait", "30")
         assert (done.code, done.err) == (1, "")
         assert "failed: BadRequestError" in done.out
+
+    def test_a_deadline_ends_the_run(self, console: Console) -> None:
+        """Whoever waits has an answer in time, be it that there is none, and a script can tell."""
+        done = console("submit", "tester", "slow", "--deadline", "1.5", "--wait", "30")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.splitlines()[0].split()[1:] == ["tester", "completed", "deadline"]
+        assert done.out.splitlines()[-1] == "(stopped: its time was over)"
+
+    def test_a_deadline_that_is_kept_shows_in_the_run_alone(self, console: Console, fleet: Fleet) -> None:
+        """It is counted from the submission, and the answer is the answer."""
+        done = console("submit", "tester", "hello", "--deadline", "60", "--run-id", "limited", "--wait", "30", "--json")
+        assert (done.code, done.json["reason"], done.json["unknown_outcomes"]) == (0, "answered", [])
+        row = fleet.client.get("limited")
+        assert row.deadline_at == pytest.approx(row.created_at + 60, abs=1e-3)
+
+    @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf", "1e400"])
+    def test_a_deadline_that_is_none_is_refused(self, console: Console, fleet: Fleet, seconds: str) -> None:
+        """One line, and no run that would end before it began, or never begin."""
+        line = console("submit", "tester", "hello", "--run-id", f"no-{seconds}", "--deadline", seconds).one_line()
+        assert "deadline" in line
+        assert fleet.execute("select 1 from runs where run_id like 'no-%%'") == []
 
     def test_labels_are_recorded(self, console: Console, fleet: Fleet) -> None:
         """A value may hold anything, further equals signs too, or nothing."""
@@ -316,6 +355,84 @@ class TestApprovals:
         assert [key for key in fleet.effects() if key.startswith("denied:")] == []
         (verdict,) = [event for event in result.events if event.type == "approval_denied"]
         assert verdict.payload["by"] == getpass.getuser()
+
+
+class TestOutcomes:
+    def test_what_nobody_knows_is_shown_wherever_an_operator_looks(self, console: Console, fleet: Fleet) -> None:
+        """Among what waits for a person, among the runs, and in the run: what was to be done, and what to type."""
+        result = moved(fleet, "lost-1", "lossy", "lose")
+        (item,) = result.unknown_outcomes
+        call_id = item["call_id"]
+        try:
+            for shown in (console("approvals"), console("runs", "--unknown"), console("show", "lost-1")):
+                assert (shown.code, shown.err) == (0, "")
+                for part in ("lose", "lost-1", call_id, "amount = 5", f"drangue outcome lost-1 {call_id} --happened"):
+                    assert part in shown.out
+                assert "waits for your word" in " ".join(shown.out.split())
+                assert "\x1b" not in shown.out
+            assert "no calls" not in console("approvals").out
+            listed = [one for one in console("approvals", "--json").json if one["run_id"] == "lost-1"]
+            assert [(one["call_id"], one["tool"], one["asked"]) for one in listed] == [(call_id, "lose", True)]
+            rows = console("runs", "--unknown", "--json").json
+            assert [(row["run_id"], row["status"], row["unknown"]) for row in rows] == [("lost-1", "paused", 1)]
+            assert console("show", "lost-1", "--json").json["unknown_outcomes"] == [item]
+        finally:
+            fleet.client.give_outcome("lost-1", happened=True)
+        assert console("runs", "--unknown") == Done(0, "no runs\n", "")
+
+    def test_saying_what_became_of_it_lets_the_run_go_on(self, console: Console, fleet: Fleet) -> None:
+        """The note is the call's result, and who looked stands in the log."""
+        (item,) = moved(fleet, "lost-2", "lossy", "lose").unknown_outcomes
+        said = ("outcome", "lost-2", "--happened", "--note", "entry 4711", "--by", "ann", "--reason", "asked the bank")
+        done = console(*said)
+        assert done == Done(0, f"lose ({item['call_id']}) of run lost-2 is recorded to have taken effect\n", "")
+        (result,) = fleet.finish(["lost-2"])
+        assert (result.status, result.output) == ("completed", "told: entry 4711")
+        (given,) = [event.payload for event in result.events if event.type == "outcome_given"]
+        assert given == {"call_id": item["call_id"], "happened": True, "by": "ann", "reason": "asked the bank"}
+        again = console("outcome", "lost-2", "--happened", "--by", "ben")
+        assert (again.code, again.err) == (0, "")
+        assert "was said to have taken effect by ann at " in again.out
+        other = console("outcome", "lost-2", item["call_id"], "--did-not-happen", "--by", "ben")
+        assert (other.code, "that holds" in other.out) == (1, True)
+
+    def test_a_run_that_went_on_without_is_told_later(self, console: Console, fleet: Fleet) -> None:
+        """Where several are unknown each is named: to settle the wrong one would be to lose money twice."""
+        result = moved(fleet, "lost-3", "lossy", "lose two")
+        first, second = (item["call_id"] for item in result.unknown_outcomes)
+        assert result.status == "completed"
+        line = console("outcome", "lost-3", "--did-not-happen").one_line()
+        assert first in line
+        assert second in line
+        assert console("outcome", "lost-3", second, "--did-not-happen").code == 0
+        assert [item["call_id"] for item in fleet.client.unknown_outcomes("lost-3")] == [first]
+        done = console("outcome", "lost-3", "--did-not-happen")
+        assert done == Done(0, f"lose_quietly ({first}) of run lost-3 is recorded to have had no effect\n", "")
+        assert fleet.client.get("lost-3").status == "completed"
+
+    def test_a_mistake_is_one_line(self, console: Console, fleet: Fleet) -> None:
+        """And changes nothing: whoever forgets to say which must not have said either."""
+        moved(fleet, "known", wish="hello")
+        (item,) = moved(fleet, "lost-4", "lossy", "lose").unknown_outcomes
+        assert "--did-not-happen" in console("outcome", "lost-4").one_line()
+        assert "no run 'nowhere'" in console("outcome", "nowhere", "--happened").one_line()
+        assert "has no unknown outcome" in console("outcome", "known", "--happened").one_line()
+        assert item["call_id"] in console("outcome", "lost-4", "call_of_nobody", "--happened").one_line()
+        assert fleet.client.unknown_outcomes("lost-4") == [item | {"run_id": "lost-4"}]
+        fleet.client.cancel("lost-4")
+        fleet.client.give_outcome("lost-4", happened=False)
+
+    def test_a_run_of_one_process_waits_for_that_process(self, console: Console, fleet: Fleet) -> None:
+        """No worker goes on with it: whoever settles it is told so, as with an approval."""
+        store = PostgresStore(fleet.settings.database_url)
+        try:
+            agent = Agent(FakeModel([[("lose", {"amount": 1})], "done"]), [lose], store=store, name="alone")
+            assert agent.run_sync("go", run_id="alone").status == "paused"
+            done = console("outcome", "alone", "--happened")
+            assert (done.code, "resume" in done.out) == (0, True)
+            assert asyncio.run(agent.resume("alone")).output == "done"
+        finally:
+            store.close()
 
 
 class TestMigrate:

@@ -88,7 +88,9 @@ def test_it_has_the_operators_commands_and_no_others(checkout: Path, tmp_path: P
     done = manage(checkout, tmp_path, "--help")
     assert (done.code, done.err) == (0, "")
     listed = [line.split()[0] for line in done.out.partition("Commands:")[2].splitlines() if line[2:3].strip()]
-    assert listed == ["approvals", "approve", "cancel", "migrate", "reject", "retry", "runs", "show", "submit"]
+    decide = ["approvals", "approve", "cancel", "outcome", "prune", "reject", "retry", "say", "submit"]
+    look = ["agents", "doctor", "queues", "runs", "show", "tail", "workers"]
+    assert listed == sorted([*decide, *look, "migrate"])
 
 
 def test_a_mistake_is_one_line_and_the_exit_code_comes_through(checkout: Path, settings: Settings) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import NewRun, Release, StepRef
+from drangue_client.store.port import REAPED, NewRun, Release, StepRef
 from tests.contract.log_scenes import (
     LEASE_S,
     NOTE,
@@ -111,6 +111,37 @@ def release_worker(log: SqlLog) -> Operation:
     return lambda: log.release_worker("w1")
 
 
+def release_dead(log: SqlLog) -> Operation:
+    fan_out(log)
+    claim(log, step=2, worker="w/1.10")
+    return lambda: log.release_worker("w/1.10", REAPED)
+
+
+def begin_again(log: SqlLog) -> Operation:
+    fan_out(log, name="restart")
+    log.begin(claim(log, step=2, worker="w/1.10").ask, begun(2))
+    log.release_worker("w/1.10", REAPED)
+    claimed = claim(log, step=2, worker="w/1.11")
+    return lambda: log.begin(claimed.ask, begun(2, attempt=2), again=True)
+
+
+def overdue(log: SqlLog) -> Operation:
+    fan_out(log, tools=20)
+    claim_all(log, *range(2, 22))
+    return lambda: log.overdue("w1", 3.0)
+
+
+def halted(log: SqlLog) -> Operation:
+    fan_out(log, tools=20)
+    asks = [claimed.ask for claimed in claim_all(log, *range(2, 22))]
+    return lambda: log.halted(asks)
+
+
+def list_unknown(log: SqlLog) -> Operation:
+    fan_out(log)
+    return lambda: log.runs(unknown=True)
+
+
 def wake(log: SqlLog) -> Operation:
     log.submit([NewRun(f"r{n}", "oncall", "") for n in range(20)])
     return lambda: log.wake(PATIENCE_S)
@@ -145,13 +176,18 @@ CEILINGS = [  # today's numbers, BEGIN and COMMIT apart; lower them when they fa
     (claim_model, 3),
     (claim_tool, 3),
     (claim_nothing, 1),
-    (begin, 5),
+    (begin, 4),
+    (begin_again, 4),
     (settle, 5),
     (settle_many, 5),
     (settle_too_late, 2),
     (renew, 2),
     (release, 1),
     (release_worker, 1),
+    (release_dead, 1),
+    (overdue, 1),
+    (halted, 1),
+    (list_unknown, 1),
     (wake, 1),
     (recover, 2),
     (recover_nothing, 1),
@@ -172,7 +208,7 @@ def test_no_operation_takes_more_statements_than_it_did(
     assert 0 < len(seen) <= ceiling, "\n".join(seen)
 
 
-@pytest.mark.parametrize("prepare", [submit, begin, settle], ids=lambda prepare: prepare.__name__)
+@pytest.mark.parametrize("prepare", [submit, begin, begin_again, settle], ids=lambda prepare: prepare.__name__)
 def test_what_a_caller_was_promised_waits_for_the_disk(
     postgres: SqlLog, prepare: Callable[[SqlLog], Operation]
 ) -> None:
@@ -185,7 +221,7 @@ def test_what_a_caller_was_promised_waits_for_the_disk(
 
 @pytest.mark.parametrize(
     "prepare",
-    [claim_model, claim_tool, renew, release, release_worker, wake, recover, mark_sent],
+    [claim_model, claim_tool, renew, release, release_worker, release_dead, overdue, halted, wake, recover, mark_sent],
     ids=lambda prepare: prepare.__name__,
 )
 def test_what_repeats_itself_does_not_wait_for_the_disk(

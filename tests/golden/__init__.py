@@ -82,7 +82,9 @@ def write_reading(name: str) -> None:
 
 
 def _timeless(event: dict[str, Any]) -> dict[str, Any]:
-    payload = event["payload"] | ({"recalled_at": BEGAN} if "recalled_at" in event["payload"] else {})
+    later = dict.fromkeys(("deadline_at", "expires_at", "escalates_at"), BEGAN + 60.0)
+    read = {"recalled_at": BEGAN, **later}  # what else a clock was read for
+    payload = event["payload"] | {name: value for name, value in read.items() if name in event["payload"]}
     taken = None if event["duration_ms"] is None else 100.0
     return event | {"payload": payload, "ts": BEGAN + event["seq"], "duration_ms": taken}
 

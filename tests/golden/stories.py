@@ -9,8 +9,9 @@ from typing import Any
 
 from drangue_client.errors import LeaseHeldError, RunFailedError
 from drangue_client.events import Event
-from drangue_client.turns import cancel
-from drangue_worker import Agent, Autonomy, Budget, Guardrails, InMemoryStore, MemoryItem, tool
+from drangue_client.messages import ModelResponse
+from drangue_client.turns import cancel, say
+from drangue_worker import Agent, Approval, Autonomy, Budget, Guardrails, InMemoryStore, MemoryItem, tool
 from drangue_worker.testing import FakeModel
 from tests.contract.log_scenes import elapse
 from tests.kit.inline import RUN, Scripted, kinds, leave, until
@@ -120,6 +121,21 @@ def approval_pending(store: Any) -> None:
         store, [("pay", {"amount": 5}), ("wire", {"amount": 6})], autonomy=Autonomy(modes={"wire": "assisted"})
     )
     agent.run_sync("pay both", run_id=RUN)
+
+
+@story
+def approval_expired(store: Any) -> None:
+    """Nobody says anything in time, and so nothing is paid."""
+    autonomy = Autonomy(approvals={"pay": Approval(group="finance", expires_s=0.4)})
+    agent = says(store, [("look", {}), ("pay", {"amount": 5})], "done", autonomy=autonomy)
+    agent.run_sync("pay it", run_id=RUN)
+
+    async def go_on() -> None:
+        (request,) = await agent.pending_approvals(RUN)
+        await until(lambda: store.look(RUN).now >= request["expires_at"])
+        await agent.resume(RUN)
+
+    asyncio.run(go_on())
 
 
 @story
@@ -247,6 +263,80 @@ def outcome_corrected(store: Any) -> None:
         await agent.run("was it sent?", run_id=RUN)
 
     asyncio.run(work())
+
+
+@story
+def outcome_asked(store: Any) -> None:
+    """Two transfers nobody hears of again: a person finds one of them, and not the other."""
+    agent = says(store, [("send", {}), ("look", {}), ("send", {})], "done", tools=[look, _lost(on_unknown="ask")])
+    agent.run_sync("pay them", run_id=RUN)
+
+    async def find_out() -> None:
+        await agent.give_outcome(RUN, happened=True, note="entry 4711", by="ann", reason="asked the bank")
+        await agent.resume(RUN)
+        await agent.give_outcome(RUN, happened=False, note="no entry", by="ben")
+        await agent.resume(RUN)
+
+    asyncio.run(find_out())
+
+
+@story
+def outcome_left_open(store: Any) -> None:
+    """Left as it is: a transfer nobody hears of again, and nobody has looked for it yet."""
+    agent = says(store, [("send", {}), ("send", {})], "done", tools=[_lost(on_unknown="ask")])
+    agent.run_sync("pay them", run_id=RUN)
+
+
+@story
+def outcome_given_late(store: Any) -> None:
+    """The model has gone on with an unknown outcome by the time somebody finds out."""
+    agent = says(store, [("send", {})], "I do not know.", "Then it was not.", tools=[_lost()])
+    agent.run_sync("pay them", run_id=RUN)
+    asyncio.run(agent.give_outcome(RUN, happened=False, by="ann", reason="asked the bank"))
+    agent.run_sync("was it sent?", run_id=RUN)
+
+
+def _lost(**options: Any) -> Any:
+    @tool(reversible=False, timeout=0.05, **options)
+    async def send() -> str:
+        """Its answer never comes."""
+        await asyncio.Event().wait()
+        return "never"
+
+    return send
+
+
+@story
+def deadline(store: Any) -> None:
+    """Three calls: one has ended by then, one that cannot be undone ends later, one is never begun."""
+
+    @tool(reversible=False)
+    async def send() -> str:
+        """Ends when the turn is over."""
+        await until(lambda: "run_finished" in kinds(store))
+        return "sent"
+
+    says(store, [("look", {}), ("send", {}), ("send", {})], tools=[look, send], deadline=0.3).run_sync("go", run_id=RUN)
+
+
+@story
+def step_stopped(store: Any) -> None:
+    """Cancelled in the middle of a thought, whose process is not heard of again; and then spoken to."""
+
+    class Leaving(Scripted):
+        """Thinks until its run is cancelled and its claim has lapsed."""
+
+        async def generate(self, **asked: Any) -> ModelResponse:
+            answer = await super().generate(**asked)
+            if len(self.calls) == 1:
+                cancel(store, RUN, by="ann", reason="enough")
+                elapse(store, 60)
+                await asyncio.to_thread(say, store, RUN, "why did you think so long?")
+            return answer
+
+    agent = Agent(Leaving("too late", "Sorry."), TOOLS, "Be brief.", store=store)
+    agent.run_sync("go", run_id=RUN)
+    asyncio.run(agent.resume(RUN))
 
 
 @story

@@ -8,7 +8,7 @@ import time
 
 import psycopg
 
-from drangue_client.terms import Autonomy
+from drangue_client.autonomy import Autonomy
 from drangue_worker import Agent, OpenAIModel, tool
 
 EFFECTS = (

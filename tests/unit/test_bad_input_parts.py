@@ -225,6 +225,9 @@ TABLE.add(
     **BY,
 )
 TABLE.add("Client.resume", lambda **given: client().resume(**given), {"run_id": "r"}, run_id=(None, 5), **BY)
+TABLE.add(
+    "Client.workers", lambda **given: client().workers(**given), {"timeout": 0.1}, timeout=(0, -1, NAN, None, "5")
+)
 TABLE.add("Client.unknown_outcomes", lambda **given: client().unknown_outcomes(**given), {}, run_id=(5,))
 OUTCOME = {"happened": (None, 1, "yes"), "note": (5, None), **BY}
 TABLE.add(

@@ -77,6 +77,7 @@ def test_the_stories_cover_what_a_log_can_hold() -> None:
         "approval_requested",
         "approval_granted",
         "approval_denied",
+        "approval_expired",
         "outcome_requested",
         "outcome_given",
         "outcome_corrected",
