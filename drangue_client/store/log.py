@@ -157,7 +157,7 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Forgetting):
                 values["tries"] = normalise(release.tries)
             given_back = update(steps).where(*held(release.ask)).values(values).returning(*steps.c)
             row = c.execute(given_back).mappings().first()
-            return step_ref(row) if row else None
+            return step_ref(row, urgent=release.lost) if row else None
 
         return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
 
@@ -166,7 +166,9 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Forgetting):
         values = {**unclaimed(0), counted: steps.c[counted] + 1, "category": category}
         its = or_(steps.c.worker == worker, of_child(worker))
         given_back = update(steps).where(its).values(values).returning(*steps.c)
-        return self.db.run(lambda c: [step_ref(row) for row in c.execute(given_back).mappings()], durable=False)
+        return self.db.run(
+            lambda c: [step_ref(row, urgent=True) for row in c.execute(given_back).mappings()], durable=False
+        )
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         return self.db.run(lambda c: _in_order(moves, lambda move: settle_move(c, move)))

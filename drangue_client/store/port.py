@@ -115,7 +115,8 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class StepRef:
-    """An open step as a message knows it. `queue` is None for a run that no fleet serves."""
+    """An open step as a message knows it. `queue` is None for a run that no fleet serves. `urgent` is what has had its
+    turn already: it goes to the head of its queue."""
 
     run_id: str
     step: int
@@ -124,7 +125,7 @@ class StepRef:
     priority: int
     attempt: int = 0
     sends: int = 0
-    lapsed: bool = False
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

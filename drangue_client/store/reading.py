@@ -22,9 +22,10 @@ def run_row(row: RowMapping) -> RunRow:
     return RunRow(**{name: row[name] for name in RunRow.__dataclass_fields__})
 
 
-def step_ref(row: RowMapping) -> StepRef:
+def step_ref(row: RowMapping, *, urgent: bool = False) -> StepRef:
     """A row of `steps` as a message knows it."""
-    return StepRef(row["run_id"], row["step"], row["kind"], row["queue"], row["priority"], row["attempt"], row["sends"])
+    names = ("run_id", "step", "kind", "queue", "priority", "attempt", "sends")
+    return StepRef(**{name: row[name] for name in names}, urgent=urgent)
 
 
 def row_of(c: Connection, run_id: str, *, lock: bool = False) -> RowMapping:

@@ -93,7 +93,7 @@ class Sweeping:
             found = c.execute(_of_fleet(or_(lapsed, due)).limit(limit)).mappings().all()
             _mark(c, [(row["run_id"], row["step"]) for row in found], sent_at=now(), sends=steps.c.sends + 1)
             return [
-                StepRef(**{**_fields(row), "lapsed": row["claim"] is not None, "sends": row["sends"] + 1})
+                StepRef(**{**_fields(row), "urgent": row["claim"] is not None, "sends": row["sends"] + 1})
                 for row in found
             ]
 

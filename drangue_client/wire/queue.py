@@ -55,14 +55,14 @@ class Sender:
         )
 
     def steps(self, refs: Iterable[StepRef]) -> None:
-        """Ask for each step to be performed; a lapsed one goes to the head of its queue."""
+        """Ask for each step to be performed; an urgent one goes to the head of its queue."""
         self._send(
             (
                 TASKS[ref.kind],
                 (ref.run_id, ref.step),
                 f"{ref.run_id}:{ref.step}:{ref.attempt}.{ref.sends}",
                 ref.queue,
-                URGENT if ref.lapsed else ref.priority,
+                URGENT if ref.urgent else ref.priority,
             )
             for ref in refs
         )

@@ -2,16 +2,18 @@
 
 Four things stop: a step whose worker died, a step whose backoff is over, a run that is due, and a step whose message
 was lost. The first three are certain and sent at once. The last is only suspected, since a message that still waits in
-a long queue looks the same. Where a queue holds fewer messages than unclaimed steps, what waits there is read, and a
-step is sent again whose message was seen nowhere for a while: it may be on its way into the queue, or to its claim.
+a long queue looks the same. Where a queue holds fewer messages than unclaimed steps, and now and then where it holds
+enough, since some may be doubled, what waits there is read; a step is sent again whose message was seen nowhere for a
+while: it may be on its way into the queue, or to its claim.
 What is left of turns that are over, its worker dead, is closed: nobody else can claim it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.settings import Settings
@@ -44,12 +46,14 @@ class Swept:
 
 @dataclass
 class Sweeper:
-    """One process's sweeper. `suspects` are the steps whose message was nowhere to be found, and since when."""
+    """One process's sweeper. `suspects` are the steps whose message was nowhere to be found, and since when, `read_at`
+    when each queue was read last."""
 
     log: Log
     sender: Sender
     settings: Settings
     suspects: dict[tuple[str, int], float] = field(default_factory=dict)
+    read_at: dict[str, float] = field(default_factory=dict)
 
     def sweep(self) -> Swept:
         """Look once and send what is due. Raises DatabaseUnavailable or QueueUnavailable; then nothing is lost."""
@@ -59,10 +63,10 @@ class Sweeper:
         swept.runs = len(due)
         recovered = self.log.recover(self.settings.patience_s, LIMIT)
         self._send(recovered)
-        swept.recovered = sum(ref.lapsed for ref in recovered)
+        swept.recovered = sum(ref.urgent for ref in recovered)
         swept.due = len(recovered) - swept.recovered
         lost = self.log.mark_sent(self._lost())  # of two sweepers that miss the same message, one marks it
-        self._send(lost)
+        self._send([replace(ref, urgent=True) for ref in lost])
         swept.resent = len(lost)
         self._close()
         if swept:
@@ -90,11 +94,14 @@ class Sweeper:
         states = self.log.queues(self.settings.patience_s, LIMIT)
         waiting = self.sender.waiting([state.queue for state in states]) if states else {}
         missing: list[StepRef] = []
+        now = time.monotonic()
         for state in states:
-            if state.unclaimed > waiting[state.queue]:
+            looked_s = now - self.read_at.get(state.queue, -math.inf)
+            known = any((ref.run_id, ref.step) in self.suspects for ref in state.doubtful)
+            if known or state.unclaimed > waiting[state.queue] or looked_s >= self.settings.patience_s:
+                self.read_at[state.queue] = now
                 there = self.sender.on_the_way(state.queue, READ, self.settings.lease_s)
                 missing += [ref for ref in state.doubtful if (ref.run_id, ref.step) not in there]
-        now = time.monotonic()
         self.suspects = {key: self.suspects.get(key, now) for key in ((ref.run_id, ref.step) for ref in missing)}
         while_s = min(HANDOFF_S, self.settings.patience_s)
         return [ref for ref in missing if now - self.suspects[ref.run_id, ref.step] >= while_s]

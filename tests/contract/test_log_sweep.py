@@ -97,7 +97,7 @@ class TestRecover:
         claim(log, step=2)
         assert log.recover(PATIENCE_S) == []
         elapse(log, LEASE_S + 0.1)
-        assert log.recover(PATIENCE_S) == [StepRef("r", 2, "tool", TOOL_QUEUE, 5, attempt=1, sends=1, lapsed=True)]
+        assert log.recover(PATIENCE_S) == [StepRef("r", 2, "tool", TOOL_QUEUE, 5, attempt=1, sends=1, urgent=True)]
         assert log.recover(PATIENCE_S) == []
         elapse(log, 2 * PATIENCE_S - 1)
         assert log.recover(PATIENCE_S) == []
@@ -123,7 +123,7 @@ class TestRecover:
         elapse(log, 29)
         assert log.recover(PATIENCE_S) == []
         elapse(log, 2)
-        assert log.recover(PATIENCE_S) == [StepRef("r", 2, "tool", TOOL_QUEUE, 5, attempt=1, sends=1, lapsed=False)]
+        assert log.recover(PATIENCE_S) == [StepRef("r", 2, "tool", TOOL_QUEUE, 5, attempt=1, sends=1, urgent=False)]
         assert log.recover(PATIENCE_S) == []
 
     def test_a_step_given_back_at_once_is_not_found(self, log: SqlLog) -> None:
