@@ -17,7 +17,8 @@ from drangue_client.client import Client
 from drangue_client.events import Event
 from drangue_client.result import Result
 from drangue_client.settings import Settings
-from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, RunRow
+from drangue_client.store.port import Log
+from drangue_client.store.values import DEFAULT_PRIORITY, AgentRow, RunRow
 from drangue_client.submission import Submission
 from drangue_client.waiting import Grown, Patience, Pieces, following, grown, moving
 from drangue_client.wire.aio import AsyncSignals

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from drangue_client.events import Fact
-from drangue_client.run import fold
-from drangue_client.store.port import Log, Look, Move, Moved
+from drangue_client.folding import fold
+from drangue_client.store.port import Log
+from drangue_client.store.values import Look, Move, Moved
 
 
 def append(log: Log, run_id: str, facts: Callable[[Look], Sequence[Fact]], **more: Any) -> tuple[Look, Moved | None]:

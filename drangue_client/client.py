@@ -20,7 +20,8 @@ from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 from drangue_client.steering import Steering
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import DEFAULT_PRIORITY, AgentRow, Log, NewRun, RunRow
+from drangue_client.store.port import Log
+from drangue_client.store.values import DEFAULT_PRIORITY, AgentRow, NewRun, RunRow
 from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
 from drangue_client.turns import check_turn_id, say
 from drangue_client.waiting import follow, until_stopped

@@ -9,8 +9,9 @@ from typing import Any
 
 from drangue_client.budget import Prices, cost_usd
 from drangue_client.events import Event
+from drangue_client.folding import fold
 from drangue_client.messages import TRUNCATED, Message, conversation
-from drangue_client.run import Run, Status, fold
+from drangue_client.run import Run, Status
 from drangue_client.trace import Span, spans
 
 PAUSED = "(paused: awaiting approval)"

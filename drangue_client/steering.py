@@ -9,9 +9,11 @@ from typing import Any
 from drangue_client import checks
 from drangue_client.errors import QueueUnavailable
 from drangue_client.events import Event
+from drangue_client.folding import fold
 from drangue_client.result import pending_requests, unknown_outcomes
-from drangue_client.run import Run, fold
-from drangue_client.store.port import Log, RunRow, StepRef
+from drangue_client.run import Run
+from drangue_client.store.port import Log
+from drangue_client.store.values import RunRow, StepRef
 from drangue_client.submission import Submission
 from drangue_client.turns import cancel, resume
 from drangue_client.unknowns import record_outcome

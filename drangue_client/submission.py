@@ -10,7 +10,7 @@ from typing import Any
 from drangue_client import checks
 from drangue_client.errors import RunExistsError
 from drangue_client.events import normalise
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 
 
 @dataclass(frozen=True, slots=True)

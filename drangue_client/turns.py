@@ -16,7 +16,8 @@ from drangue_client.errors import ConflictError, InFlightError, TurnExistsError
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.outcomes import cancelled, unknown_outcome
 from drangue_client.run import OVER
-from drangue_client.store.port import Held, Kind, Log, Look, RunRow, StepRef
+from drangue_client.store.port import Log
+from drangue_client.store.values import Held, Kind, Look, RunRow, StepRef
 from drangue_client.wire.queue import HANDOFF_S
 
 

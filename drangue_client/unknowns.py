@@ -14,7 +14,8 @@ from drangue_client.errors import NotUnknownError
 from drangue_client.events import Fact
 from drangue_client.outcomes import found_out
 from drangue_client.result import unknown_outcomes
-from drangue_client.store.port import Log, Look, RunRow
+from drangue_client.store.port import Log
+from drangue_client.store.values import Look, RunRow
 from drangue_client.wire.queue import HANDOFF_S
 
 

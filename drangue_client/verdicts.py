@@ -10,7 +10,8 @@ from drangue_client.appending import append
 from drangue_client.errors import NotPendingError, SamePersonError, ValidationError
 from drangue_client.events import Fact, normalise
 from drangue_client.result import pending_requests
-from drangue_client.store.port import Log, Look, RunRow
+from drangue_client.store.port import Log
+from drangue_client.store.values import Look, RunRow
 from drangue_client.terms import arguments_hash
 from drangue_client.wire.queue import HANDOFF_S
 

@@ -16,7 +16,7 @@ from drangue_client.answer import FINAL_ANSWER, schema_of
 from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import canonical
-from drangue_client.store.port import AgentRow
+from drangue_client.store.values import AgentRow
 from drangue_client.terms import DEFAULT_MAX_STEPS, Terms
 from drangue_worker.models.model import ceiling_of, name_of, overhead_of
 from drangue_worker.models.named import model_named

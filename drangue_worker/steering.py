@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from drangue_client import checks
+from drangue_client.folding import fold
 from drangue_client.result import pending_requests, unknown_outcomes
-from drangue_client.run import fold
 from drangue_client.store.port import Log
 from drangue_client.turns import cancel
 from drangue_client.unknowns import record_outcome

@@ -17,7 +17,7 @@ from drangue_client.console.steering import approve, cancel, outcome, prune, rej
 from drangue_client.console.views import answer, approvals_list, run_view, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
 from drangue_client.result import Result
-from drangue_client.store.port import DEFAULT_PRIORITY, RunRow
+from drangue_client.store.values import DEFAULT_PRIORITY, RunRow
 
 
 class _Seconds(click.ParamType[float]):

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from drangue_client.doctor import Finding
 from drangue_client.events import Event
 from drangue_client.result import Result
-from drangue_client.store.port import AgentRow, RunRow
+from drangue_client.store.values import AgentRow, RunRow
 
 COLOURS = {
     "completed": "green",

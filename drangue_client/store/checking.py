@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select, text
 
-from drangue_client.run import ENDED, Run, fold
+from drangue_client.folding import fold
+from drangue_client.run import ENDED, Run
 from drangue_client.store.database import Database
-from drangue_client.store.port import RunRow
 from drangue_client.store.reading import events_of, folded, look_at, row_of, run_row
 from drangue_client.store.tables import agents, now, runs, steps
+from drangue_client.store.values import RunRow
 
 PAGE = 200  # runs that are folded anew in one transaction
 SETTINGS = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "max_connections")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, and_, case, exists, or_, select, update
 
 from drangue_client.run import ENDED
-from drangue_client.store.port import LAPSED, Ask, Claimed
 from drangue_client.store.reading import events_of, folded, look_at, row_of
 from drangue_client.store.tables import events, now, runs, steps
+from drangue_client.store.values import LAPSED, Ask, Claimed
 
 
 def claim_step(c: Connection, ask: Ask, lease_s: float) -> Claimed | None:

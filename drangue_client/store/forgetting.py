@@ -8,9 +8,9 @@ from sqlalchemy import Connection, delete, select, tuple_
 
 from drangue_client.run import Ended
 from drangue_client.store.database import Database
-from drangue_client.store.port import RunRow
 from drangue_client.store.reading import run_row
 from drangue_client.store.tables import events, now, runs, steps
+from drangue_client.store.values import RunRow
 
 
 class Forgetting:

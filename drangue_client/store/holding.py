@@ -8,9 +8,9 @@ from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
 
 from drangue_client.run import OVER
 from drangue_client.store.database import Database
-from drangue_client.store.port import Ask, Held
 from drangue_client.store.reading import begun, held, held_step, held_steps
 from drangue_client.store.tables import now, runs, steps
+from drangue_client.store.values import Ask, Held
 
 
 class Holding:

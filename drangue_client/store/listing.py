@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from drangue_client.events import normalise
 from drangue_client.run import ENDED
 from drangue_client.store.database import Database
-from drangue_client.store.port import Backlog, RunRow
 from drangue_client.store.reading import run_row
 from drangue_client.store.tables import now, runs, steps
+from drangue_client.store.values import Backlog, RunRow
 
 
 class Listing:

@@ -36,20 +36,6 @@ from drangue_client.store.database import Database
 from drangue_client.store.forgetting import Forgetting
 from drangue_client.store.holding import Holding, of_child
 from drangue_client.store.listing import Listing
-from drangue_client.store.port import (
-    REAPED,
-    AgentRow,
-    Ask,
-    Claimed,
-    Look,
-    Move,
-    Moved,
-    NewRun,
-    QueueState,
-    Release,
-    RunRow,
-    StepRef,
-)
 from drangue_client.store.reading import (
     begun,
     events_of,
@@ -64,6 +50,20 @@ from drangue_client.store.reading import (
 from drangue_client.store.settling import append_facts, settle_move
 from drangue_client.store.sweeping import Sweeping
 from drangue_client.store.tables import agents, metadata, now, runs, steps
+from drangue_client.store.values import (
+    REAPED,
+    AgentRow,
+    Ask,
+    Claimed,
+    Look,
+    Move,
+    Moved,
+    NewRun,
+    QueueState,
+    Release,
+    RunRow,
+    StepRef,
+)
 
 T = TypeVar("T")
 Item = TypeVar("Item", NewRun, Move)

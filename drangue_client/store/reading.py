@@ -12,9 +12,10 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case
 
 from drangue_client.errors import UnknownRunError
 from drangue_client.events import Event, lift
-from drangue_client.run import Run, fold, knows
-from drangue_client.store.port import Ask, Held, Look, RunRow, StepRef
+from drangue_client.folding import fold
+from drangue_client.run import Run, knows
 from drangue_client.store.tables import events, now, runs, steps
+from drangue_client.store.values import Ask, Held, Look, RunRow, StepRef
 
 
 def run_row(row: RowMapping) -> RunRow:

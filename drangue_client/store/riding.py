@@ -22,7 +22,7 @@ from sqlalchemy.pool import StaticPool
 from drangue_client import checks
 from drangue_client.store.database import Database
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Move, Moved, NewRun, RunRow
+from drangue_client.store.values import Move, Moved, NewRun, RunRow
 
 T = TypeVar("T")
 

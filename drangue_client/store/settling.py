@@ -16,9 +16,9 @@ from sqlalchemy.exc import IntegrityError
 from drangue_client.errors import ConflictError
 from drangue_client.events import FORMAT, Fact
 from drangue_client.run import outlives
-from drangue_client.store.port import Ask, Move, Moved, Open, StepRef
 from drangue_client.store.reading import events_of, folded, held, look_at, row_of, step_ref, unclaimed, worth_keeping
 from drangue_client.store.tables import events, now, runs, steps
+from drangue_client.store.values import Ask, Move, Moved, Open, StepRef
 
 
 def settle_move(c: Connection, move: Move) -> Moved:

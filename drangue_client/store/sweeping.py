@@ -28,9 +28,9 @@ from sqlalchemy import (
 
 from drangue_client.run import ENDED, OVER
 from drangue_client.store.database import Database
-from drangue_client.store.port import Held, QueueState, RunRow, StepRef
 from drangue_client.store.reading import held_step, held_steps, run_row, step_ref, worth_keeping
 from drangue_client.store.tables import now, runs, steps
+from drangue_client.store.values import Held, QueueState, RunRow, StepRef
 
 DOUBLINGS = 2  # patience with a step nobody claims grows up to 4 times
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from drangue_client.errors import QueueUnavailable
 from drangue_client.settings import Settings
-from drangue_client.store.port import RunRow, StepRef
+from drangue_client.store.values import RunRow, StepRef
 
 COORDINATE = "drangue.coordinate"
 PREPARE = "drangue.prepare"

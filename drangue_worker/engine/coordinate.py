@@ -13,9 +13,10 @@ from typing import Any, assert_never
 
 from drangue_client.errors import ConflictError, ValidationError
 from drangue_client.events import Event, Fact
+from drangue_client.folding import fold
 from drangue_client.outcomes import is_unknown
-from drangue_client.run import Run, fold
-from drangue_client.store.port import Ask, Executor, Look, Move, Moved, Open, StepRef
+from drangue_client.run import Run
+from drangue_client.store.values import Ask, Executor, Look, Move, Moved, Open, StepRef
 from drangue_client.wire.queue import MODEL_QUEUE
 from drangue_worker.engine.facts import Check, Evidence, fact_of
 from drangue_worker.engine.runtime import Runtime

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from drangue_client.events import Event, delta
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 
 
 class Deltas:

@@ -17,7 +17,7 @@ from drangue_client.errors import LeaseHeldError, RunFailedError
 from drangue_client.events import Fact
 from drangue_client.result import Result
 from drangue_client.run import MOVING
-from drangue_client.store.port import Look, NewRun, RunRow, StepRef
+from drangue_client.store.values import Look, NewRun, RunRow, StepRef
 from drangue_client.submission import check_input
 from drangue_client.turns import check_turn_id, resume, resumed, say
 from drangue_client.wire.signals import POLL_S

@@ -15,7 +15,8 @@ from typing import Any
 
 from drangue_client.errors import DatabaseUnavailable
 from drangue_client.settings import Settings
-from drangue_client.store.port import Ask, Log
+from drangue_client.store.port import Log
+from drangue_client.store.values import Ask
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.leases")

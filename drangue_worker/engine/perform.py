@@ -14,7 +14,7 @@ from typing import assert_never
 import structlog
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable
-from drangue_client.store.port import Ask, Release, StepRef
+from drangue_client.store.values import Ask, Release, StepRef
 from drangue_worker.engine.coordinate import correct, settle
 from drangue_worker.engine.model_step import call_model
 from drangue_worker.engine.prepare_step import prepare

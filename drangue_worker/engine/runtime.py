@@ -20,7 +20,8 @@ from tenacity.wait import wait_random_exponential
 from drangue_client.errors import DatabaseUnavailable
 from drangue_client.run import Run
 from drangue_client.settings import Settings
-from drangue_client.store.port import Executor, Log, RunRow
+from drangue_client.store.port import Log
+from drangue_client.store.values import Executor, RunRow
 from drangue_client.wire.signals import Doorbell
 from drangue_worker.engine.leases import Leases
 from drangue_worker.observability.logs import get_logger

@@ -12,7 +12,7 @@ from typing import Any
 from drangue_client.errors import TransientError, may_have_cost
 from drangue_client.events import Fact
 from drangue_client.run import Run
-from drangue_client.store.port import Claimed
+from drangue_client.store.values import Claimed
 from drangue_client.terms import Terms
 from drangue_client.turns import called_at, stopped
 from drangue_worker.blueprint import Blueprint

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.settings import Settings
-from drangue_client.store.port import Log, RunRow, StepRef
+from drangue_client.store.port import Log
+from drangue_client.store.values import RunRow, StepRef
 from drangue_client.turns import close
 from drangue_client.wire.queue import COORDINATE_QUEUE, HANDOFF_S, Sender
 from drangue_worker.engine.leases import HALT_S

@@ -13,9 +13,10 @@ from typing import Any
 from drangue_client.autonomy import MODES, Mode
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
+from drangue_client.folding import fold
 from drangue_client.outcomes import approved_as, cancelled, failure, shadow, unknown_outcome
-from drangue_client.run import OVER, fold
-from drangue_client.store.port import KILLED, REAPED
+from drangue_client.run import OVER
+from drangue_client.store.values import KILLED, REAPED
 from drangue_client.terms import arguments_hash
 from drangue_worker.engine.facts import EXPIRED, approval_request, tool_result
 from drangue_worker.engine.step import (

@@ -19,7 +19,8 @@ from drangue_client.checks import shown
 from drangue_client.errors import DrangueError
 from drangue_client.result import Result
 from drangue_client.settings import Settings
-from drangue_client.store.port import Log, RunRow
+from drangue_client.store.port import Log
+from drangue_client.store.values import RunRow
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.evals.gate import GATED, Gate
 from drangue_worker.evals.places import LABEL

@@ -23,7 +23,7 @@ from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.run import OVER
-from drangue_client.store.port import KILLED, REAPED, Held, Release, StepRef
+from drangue_client.store.values import KILLED, REAPED, Held, Release, StepRef
 from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from celery import Celery
 
 from drangue_client.errors import QueueUnavailable, UnknownRunError
-from drangue_client.store.port import StepRef
+from drangue_client.store.values import StepRef
 from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import perform

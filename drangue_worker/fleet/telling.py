@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from redis.exceptions import RedisError
 
 from drangue_client.events import Event, delta
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 from drangue_client.wire.tokens import TokenStream
 from drangue_worker.observability.logs import get_logger
 

@@ -27,7 +27,7 @@ import structlog
 from drangue_client import checks
 from drangue_client.events import Event
 from drangue_client.run import Run
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 from drangue_worker.observability.genai import (
     NAMES,
     OPERATIONS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

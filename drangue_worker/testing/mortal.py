@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from drangue_client.store.port import Ask, Log
+from drangue_client.store.port import Log
+from drangue_client.store.values import Ask
 
 WRITES = ("submit", "settle", "claim", "begin", "keep", "release")  # a death around a reading changes nothing
 LAPSED_S = -1.0  # a lease that is over already

@@ -16,8 +16,9 @@ from typing import Any
 from drangue_client import checks
 from drangue_client.errors import ConflictError, UnknownRunError
 from drangue_client.events import Fact
-from drangue_client.run import fold
-from drangue_client.store.port import Ask, Claimed, Executor, Log, Look, Move, Moved, NewRun, Open, Release
+from drangue_client.folding import fold
+from drangue_client.store.port import Log
+from drangue_client.store.values import Ask, Claimed, Executor, Look, Move, Moved, NewRun, Open, Release
 from drangue_client.terms import Terms, ToolTerms
 from drangue_worker.agent import Agent
 from drangue_worker.testing.expected import equal, raises, that

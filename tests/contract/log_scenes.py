@@ -19,10 +19,11 @@ from typing import Any
 from sqlalchemy import Connection, select, text, update
 
 from drangue_client.events import Event, Fact
-from drangue_client.run import Run, fold
+from drangue_client.folding import fold
+from drangue_client.run import Run
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Ask, Claimed, Executor, Look, Move, Moved, NewRun, Open
 from drangue_client.store.tables import Instant, metadata, steps
+from drangue_client.store.values import Ask, Claimed, Executor, Look, Move, Moved, NewRun, Open
 from drangue_client.terms import Terms, ToolTerms
 
 LEASE_S = 15.0

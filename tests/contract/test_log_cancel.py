@@ -8,7 +8,7 @@ import pytest
 
 from drangue_client.errors import InFlightError
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Release
+from drangue_client.store.values import Release
 from drangue_client.turns import cancel, close, say
 from tests.contract.log_scenes import LEASE_S, ask, begun, claim, elapse, fan_out, open_rows, start, whole
 

@@ -8,7 +8,7 @@ import pytest
 
 from drangue_client.events import Fact
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Ask, Executor, Release
+from drangue_client.store.values import Ask, Executor, Release
 from tests.contract.log_scenes import (
     LEASE_S,
     NOTE,

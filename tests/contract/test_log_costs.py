@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import REAPED, NewRun, Release, StepRef
+from drangue_client.store.values import REAPED, NewRun, Release, StepRef
 from tests.contract.log_scenes import (
     LEASE_S,
     NOTE,

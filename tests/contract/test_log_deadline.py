@@ -7,7 +7,7 @@ import pytest
 from drangue_client.errors import InFlightError
 from drangue_client.events import Fact
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import NewRun, Open
+from drangue_client.store.values import NewRun, Open
 from drangue_client.terms import Terms
 from drangue_client.turns import cancel, resume, say
 from drangue_client.verdicts import record_verdict

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Ask, NewRun, Release
+from drangue_client.store.values import Ask, NewRun, Release
 from tests.contract.log_scenes import (
     LEASE_S,
     ask,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Release, StepRef
+from drangue_client.store.values import Release, StepRef
 from tests.contract.log_scenes import (
     LEASE_S,
     TOOL_QUEUE,

@@ -22,7 +22,7 @@ from drangue_client.events import Fact
 from drangue_client.store import InMemoryStore, PostgresStore, SQLiteStore
 from drangue_client.store.log import SqlLog
 from drangue_client.store.migrate import migrate
-from drangue_client.store.port import Moved, NewRun
+from drangue_client.store.values import Moved, NewRun
 from tests.contract.log_scenes import (
     NOTE,
     ask,

@@ -11,7 +11,7 @@ from drangue_client.errors import UnknownRunError
 from drangue_client.events import Fact
 from drangue_client.pruning import PAGE, prune
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import AgentRow, NewRun
+from drangue_client.store.values import AgentRow, NewRun
 from drangue_client.turns import say
 from drangue_client.wire.queue import TOOL_QUEUE
 from tests.contract.log_scenes import (

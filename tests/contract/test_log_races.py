@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from drangue_client.events import EventType, Fact
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Look, Move, Moved, NewRun, StepRef
+from drangue_client.store.values import Look, Move, Moved, NewRun, StepRef
 from tests.contract.log_scenes import (
     LEASE_S,
     NOTE,

@@ -10,7 +10,7 @@ import pytest
 from drangue_client.errors import FormatError, UnknownRunError
 from drangue_client.events import FORMAT, Event, Fact, normalise
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import NewRun
+from drangue_client.store.values import NewRun
 from tests.contract.log_scenes import (
     NOTE,
     STARTED,

@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from drangue_client.errors import DrangueError, UnknownRunError
 from drangue_client.events import Fact
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import Move, NewRun, Open, Release, StepRef
 from drangue_client.store.tables import runs
+from drangue_client.store.values import Move, NewRun, Open, Release, StepRef
 from tests.contract.log_scenes import (
     NOTE,
     STARTED,

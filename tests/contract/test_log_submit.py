@@ -7,7 +7,7 @@ import pytest
 from drangue_client.events import normalise
 from drangue_client.run import Run
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import AgentRow, NewRun
+from drangue_client.store.values import AgentRow, NewRun
 from tests.contract.log_scenes import STARTED, elapse, start, write
 
 

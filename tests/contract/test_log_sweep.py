@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import NewRun, Release, StepRef
+from drangue_client.store.values import NewRun, Release, StepRef
 from tests.contract.log_scenes import (
     LEASE_S,
     MODEL_QUEUE,

@@ -11,7 +11,7 @@ from drangue_client.errors import NotUnknownError
 from drangue_client.events import Fact
 from drangue_client.outcomes import unknown_outcome
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import KILLED, LAPSED, REAPED, Release
+from drangue_client.store.values import KILLED, LAPSED, REAPED, Release
 from drangue_client.turns import cancel
 from drangue_client.unknowns import record_outcome
 from tests.contract.log_scenes import (

@@ -12,7 +12,7 @@ from drangue_client.wire.queue import COORDINATE_QUEUE
 FIRST_SENDS = """
 import sys, threading, time
 from drangue_client.settings import Settings
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 from drangue_client.wire.queue import Sender
 
 sender = Sender(Settings(redis_url=sys.argv[1]))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from drangue_client.events import Event, delta
-from drangue_client.store.port import RunRow
+from drangue_client.store.values import RunRow
 from drangue_client.wire.tokens import TokenStream
 from drangue_worker.fleet import telling
 from drangue_worker.fleet.telling import Telling

@@ -9,7 +9,7 @@ import pytest
 from drangue_client.errors import InFlightError, TurnExistsError, UnknownRunError
 from drangue_client.events import Fact
 from drangue_client.store.log import SqlLog
-from drangue_client.store.port import NewRun, Release
+from drangue_client.store.values import NewRun, Release
 from drangue_client.turns import check_turn_id, resume, say, turns
 from tests.contract.log_scenes import (
     at_once,

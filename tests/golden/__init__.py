@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from drangue_client.events import FORMAT, Event, lift
+from drangue_client.folding import fold
 from drangue_client.result import Result
-from drangue_client.run import fold
 from drangue_worker.rules.commands import Command
 from drangue_worker.rules.decide import decide
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from drangue_client.errors import InFlightError, UnknownRunError
-from drangue_client.store.port import Ask, NewRun
+from drangue_client.store.values import Ask, NewRun
 from drangue_worker import Agent, Autonomy, ModelResponse, tool
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.testing import FakeModel

@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from drangue_client.settings import Settings
 from drangue_client.store import PostgresStore
-from drangue_client.store.port import NewRun
+from drangue_client.store.values import NewRun
 from drangue_worker import Agent, tool
 from drangue_worker.engine.coordinate import coordinate
 from drangue_worker.engine.perform import perform

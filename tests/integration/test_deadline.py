@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from drangue_client.errors import NotPendingError, RateLimitError, RunFailedError, TransientError
-from drangue_client.store.port import NewRun
+from drangue_client.store.values import NewRun
 from drangue_worker import Agent, Autonomy, InMemoryStore, ModelResponse, tool
 from drangue_worker.testing import FakeModel
 from tests.kit.inline import PLACES, RUN, Scripted, calls, categories, contents, kinds, opened, until

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from drangue_client.store.port import NewRun
+from drangue_client.store.values import NewRun
 from drangue_worker import Agent, AgentRegistry, InMemoryStore
 from drangue_worker.evals import loading
 from drangue_worker.evals.loading import recordings_in

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from drangue_client.errors import PermanentError, RateLimitError, RunFailedError, TransientError
-from drangue_client.store.port import Ask
+from drangue_client.store.values import Ask
 from drangue_worker import Agent, Budget, FallbackModel, ModelResponse, OpenAIModel, ToolCall, tool
 from drangue_worker.engine import perform
 from drangue_worker.testing.provider import Provider, ProviderCall, Reply

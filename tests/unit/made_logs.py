@@ -20,8 +20,9 @@ from drangue_client.answer import FINAL_ANSWER
 from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import Event, Fact
+from drangue_client.folding import apply
 from drangue_client.outcomes import unknown_outcome
-from drangue_client.run import Run, apply
+from drangue_client.run import Run
 from drangue_client.terms import Guards, Terms, ToolTerms
 
 QUEUE = "drangue.tool"

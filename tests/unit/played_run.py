@@ -19,7 +19,7 @@ from drangue_client.answer import FINAL_ANSWER
 from drangue_client.budget import Budget
 from drangue_client.events import Event, Fact
 from drangue_client.run import Run
-from drangue_client.store.port import Open
+from drangue_client.store.values import Open
 from drangue_client.terms import Guards, Terms
 from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from drangue_client.budget import Budget, Spent, checked_prices, cost_usd, spent, worst_usd
 from drangue_client.events import Event
-from drangue_client.run import fold
+from drangue_client.folding import fold
 from tests.unit.made_logs import PRICES, by_chance, decided, finished, log_of, said, started, turns
 
 # USD per million tokens: cache writes are then 3.75, cache reads 0.3.

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from drangue_client.errors import NotPendingError, RunExistsError
-from drangue_client.run import fold
+from drangue_client.folding import fold
 from drangue_client.store import InMemoryStore
-from drangue_client.store.port import Move, NewRun, RunRow
+from drangue_client.store.values import Move, NewRun, RunRow
 from drangue_client.submission import check_input, check_run_id, check_same
 from drangue_client.verdicts import record_verdict
 from tests.unit.made_logs import asked, decided, started

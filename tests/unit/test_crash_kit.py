@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from drangue_client.store.port import Ask, NewRun
+from drangue_client.store.values import Ask, NewRun
 from drangue_worker import Agent, Autonomy, InMemoryStore, tool
 from drangue_worker.testing import CrashReport, FakeModel, crash_everywhere
 from drangue_worker.testing.crash import DoubledEffect

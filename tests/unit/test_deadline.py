@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from drangue_client.budget import Budget
 from drangue_client.events import Event, Fact
+from drangue_client.folding import fold
 from drangue_client.messages import conversation
 from drangue_client.outcomes import failed_as
-from drangue_client.run import Run, fold
+from drangue_client.run import Run
 from drangue_client.terms import Guards, OnCancel, Terms
 from drangue_worker.rules.commands import CallModel, CallTool, Command, Finish
 from drangue_worker.rules.decide import decide

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from drangue_client.autonomy import Autonomy
 from drangue_client.events import Event, Fact
-from drangue_client.run import Run, fold
+from drangue_client.folding import fold
+from drangue_client.run import Run
 from drangue_client.terms import Terms, ToolTerms
 from drangue_worker.rules.commands import (
     AskApproval,

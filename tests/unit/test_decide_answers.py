@@ -9,7 +9,7 @@ import pytest
 from drangue_client.answer import FINAL_ANSWER, MAX_CORRECTIONS
 from drangue_client.autonomy import Autonomy
 from drangue_client.events import Fact
-from drangue_client.run import fold
+from drangue_client.folding import fold
 from drangue_client.terms import Guards, Terms
 from drangue_worker.rules.commands import (
     AskApproval,

@@ -11,7 +11,8 @@ from hypothesis import given
 from drangue_client.answer import FINAL_ANSWER
 from drangue_client.budget import Budget
 from drangue_client.events import Event, Fact
-from drangue_client.run import Call, fold
+from drangue_client.folding import fold
+from drangue_client.run import Call
 from drangue_client.terms import Guards, Terms
 from drangue_worker.rules.commands import (
     AskApproval,

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from drangue_client.run import Run, fold, knows
+from drangue_client.folding import fold
+from drangue_client.run import Run, knows
 from drangue_worker.rules.decide import decide
 from tests.golden import BEGAN, expected, log_of, names, result_of, told
 from tests.golden.stories import STORIES

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drangue_client.events import Event, Fact
-from drangue_client.run import Run, fold
-from drangue_client.store.port import Executor, Look, Open, RunRow
+from drangue_client.folding import fold
+from drangue_client.run import Run
+from drangue_client.store.values import Executor, Look, Open, RunRow
 from drangue_client.terms import arguments_hash
 from drangue_worker.engine.coordinate import Plan, plan
 from drangue_worker.rules.decide import decide

@@ -14,10 +14,10 @@ from hypothesis import given
 from drangue_client.answer import FINAL_ANSWER
 from drangue_client.budget import Budget
 from drangue_client.events import Event, Fact
-from drangue_client.run import fold
+from drangue_client.folding import fold
 from drangue_client.settings import Settings
 from drangue_client.store import InMemoryStore
-from drangue_client.store.port import Executor, Look, NewRun, Open, RunRow
+from drangue_client.store.values import Executor, Look, NewRun, Open, RunRow
 from drangue_client.terms import Guards, Terms
 from drangue_worker.blueprint import Blueprint
 from drangue_worker.engine.coordinate import Plan, coordinate, plan

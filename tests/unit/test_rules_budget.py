@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from drangue_client.budget import Budget, Spent
 from drangue_client.errors import PermanentError, RateLimitError, TransientError
+from drangue_client.folding import fold
 from drangue_client.messages import ModelResponse
-from drangue_client.run import Run, fold
+from drangue_client.run import Run
 from drangue_client.store import InMemoryStore
 from drangue_client.terms import Terms, ToolTerms
 from drangue_worker import Agent, FallbackModel

@@ -15,8 +15,9 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import invariant
 
 from drangue_client.events import Event, Fact
+from drangue_client.folding import fold
 from drangue_client.messages import Message, conversation
-from drangue_client.run import Run, fold
+from drangue_client.run import Run
 from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import (
     IRREVERSIBLE,

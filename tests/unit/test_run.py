@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drangue_client.events import Fact
-from drangue_client.run import Call, Run, apply, fold, knows
+from drangue_client.folding import apply, fold
+from drangue_client.run import Call, Run, knows
 from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import (
     TERMS,

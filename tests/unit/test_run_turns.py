@@ -11,7 +11,8 @@ import pytest
 from drangue_client.answer import FINAL_ANSWER
 from drangue_client.budget import Budget, Spent
 from drangue_client.events import Fact
-from drangue_client.run import Call, Run, fold, knows, outlives
+from drangue_client.folding import fold
+from drangue_client.run import Call, Run, knows, outlives
 from drangue_client.terms import Guards
 from tests.unit.made_logs import (
     FULL_TERMS,

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from drangue_client.events import Event
-from drangue_client.store.port import Ask, Claimed, Move, Moved, NewRun, RunRow
+from drangue_client.store.values import Ask, Claimed, Move, Moved, NewRun, RunRow
 from drangue_worker import InMemoryStore
 from drangue_worker.testing import (
     check_store,

@@ -11,7 +11,7 @@ import pytest
 from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.events import Event
-from drangue_client.run import fold
+from drangue_client.folding import fold
 from drangue_client.terms import Guards, Terms, ToolTerms, arguments_hash
 from drangue_worker.rules.commands import CallModel, Recall, Screen
 from drangue_worker.rules.decide import decide

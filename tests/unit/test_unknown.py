@@ -9,10 +9,11 @@ import pytest
 
 from drangue_client.answer import FINAL_ANSWER
 from drangue_client.events import Fact
+from drangue_client.folding import fold
 from drangue_client.messages import Message, conversation
 from drangue_client.outcomes import failed_as, found_out, is_unknown
 from drangue_client.result import PAUSED, UNCERTAIN, Result, unknown_outcomes
-from drangue_client.run import Run, fold
+from drangue_client.run import Run
 from drangue_worker.rules.commands import AskApproval, CallModel, CallTool, Command, Judge
 from drangue_worker.rules.decide import decide
 from tests.unit.made_logs import (
