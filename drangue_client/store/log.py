@@ -148,7 +148,8 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Forgetting):
 
     def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
         def one(c: Connection, release: Release) -> StepRef | None:
-            values = unclaimed(release.delay_s) | {
+            interrupted = release.lost and release.delay_s <= 0
+            values = unclaimed(None if interrupted else release.delay_s) | {
                 "failures": steps.c.failures + int(release.failed),
                 "lost": steps.c.lost + int(release.lost),
                 "category": release.category,
@@ -157,13 +158,13 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Forgetting):
                 values["tries"] = normalise(release.tries)
             given_back = update(steps).where(*held(release.ask)).values(values).returning(*steps.c)
             row = c.execute(given_back).mappings().first()
-            return step_ref(row, urgent=release.lost) if row else None
+            return step_ref(row, urgent=interrupted) if row else None
 
         return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
 
     def release_worker(self, worker: str, category: str = "drained") -> list[StepRef]:
         counted = "crashes" if category == REAPED else "lost"
-        values = {**unclaimed(0), counted: steps.c[counted] + 1, "category": category}
+        values = {**unclaimed(None), counted: steps.c[counted] + 1, "category": category}
         its = or_(steps.c.worker == worker, of_child(worker))
         given_back = update(steps).where(its).values(values).returning(*steps.c)
         return self.db.run(

@@ -102,13 +102,8 @@ def held(ask: Ask) -> tuple[Any, ...]:
     return steps.c.run_id == ask.run_id, steps.c.step == ask.step, steps.c.claim == ask.token
 
 
-def unclaimed(delay_s: float) -> dict[str, Any]:
-    """What a step is set to when its claim is given up: free in `delay_s`, and sent now."""
-    return {
-        "claim": None,
-        "worker": None,
-        "lease_until": None,
-        "kill_at": None,
-        "available_at": now(delay_s),
-        "sent_at": now(),
-    }
+def unclaimed(delay_s: float | None) -> dict[str, Any]:
+    """What a step is set to when its claim is given up: free in `delay_s` and sent now, or, with None, free with the
+    place in its queue that it had: what was interrupted does not line up again."""
+    free = {"claim": None, "worker": None, "lease_until": None, "kill_at": None}
+    return free if delay_s is None else {**free, "available_at": now(delay_s), "sent_at": now()}

@@ -67,7 +67,7 @@ class Sweeper:
         swept.recovered = sum(ref.urgent for ref in recovered)
         swept.due = len(recovered) - swept.recovered
         lost = self.log.mark_sent(self._lost())  # of two sweepers that miss the same message, one marks it
-        self._send([replace(ref, urgent=True) for ref in lost])
+        self._send([replace(ref, urgent=ref.attempt > 0) for ref in lost])
         swept.resent = len(lost)
         self._close()
         if swept:
