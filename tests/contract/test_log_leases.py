@@ -153,6 +153,36 @@ class TestRelease:
         again = claim(log, "r", 2)
         assert (again.attempt, again.failures, again.crashes) == (2, 0, 0)
 
+    @pytest.mark.parametrize("how", ["its worker ended", "it was interrupted"])
+    def test_an_interrupted_step_keeps_its_place(self, log: SqlLog, how: str) -> None:
+        """It has waited its turn once: behind a backlog of hundreds a second turn would take minutes."""
+        fan_out(log)
+        elapse(log, 60)
+        claimed = claim(log, step=2)
+        before = open_rows(log)[2]
+        if how == "its worker ended":
+            (ref,) = log.release_worker("w1")
+        else:
+            (given_back,) = log.release([Release(claimed.ask, lost=True)])
+            assert given_back is not None
+            ref = given_back
+        after = open_rows(log)[2]
+        assert (ref.urgent, after["sent_at"], after["available_at"]) == (
+            True,
+            before["sent_at"],
+            before["available_at"],
+        )
+        assert [one.step for one in log.queues(5.0)[0].doubtful][0] == 2
+
+    def test_a_step_that_failed_lines_up_again(self, log: SqlLog) -> None:
+        """Retries of a broken tool must not push aside what has not been tried once."""
+        fan_out(log)
+        elapse(log, 60)
+        (ref,) = log.release([Release(claim(log, step=2).ask, failed=True)])
+        assert ref is not None
+        assert not ref.urgent
+        assert [one.step for one in log.queues(5.0)[0].doubtful] == [3]
+
 
 class TestOpenSteps:
     def test_a_process_sees_what_its_run_waits_for(self, log: SqlLog) -> None:
