@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from drangue_client import checks
@@ -11,6 +11,11 @@ from drangue_client import checks
 Mode = Literal["shadow", "assisted", "autonomous"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # from least leave to most
 OnExpiry = Literal["reject", "fallback"]
+
+
+def same_person(name: str) -> str:
+    """What of a name tells people apart: neither its case nor the blanks around it. Names are taken at their word."""
+    return name.strip().casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,24 @@ class Approval:
         if self.escalate_to and self.escalate_s is None:
             raise ValueError(checks.refusal("escalate_to", self.escalate_to, "given together with escalate_s"))
 
+    def stricter(self, other: Approval) -> Approval:
+        """What holds where both do: more people, the shorter time, and no fallback where one of them rejects. Who is
+        asked is as here."""
+        times = [one for one in (self.expires_s, other.expires_s) if one is not None]
+        outcome: OnExpiry = self.on_expiry
+        if other.expires_s is not None and (self.expires_s is None or other.on_expiry == "reject"):
+            outcome = other.on_expiry
+        return replace(
+            self, people=max(self.people, other.people), expires_s=min(times, default=None), on_expiry=outcome
+        )
+
     def asked(self, now: float) -> dict[str, Any]:
         """What a request made at `now` (epoch seconds) says of it, as far as it is not the default."""
         told: dict[str, Any] = {"people": self.people} if self.people > 1 else {}
         told |= {"group": self.group} if self.group else {}
         told |= {"escalates_at": now + self.escalate_s} if self.escalate_s is not None else {}
-        told |= {"expires_at": now + self.expires_s} if self.expires_s is not None else {}
+        if self.expires_s is not None:
+            told |= {"expires_at": now + self.expires_s, "on_expiry": self.on_expiry}
         return told
 
 

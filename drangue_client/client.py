@@ -164,7 +164,7 @@ class Client(Steering):
     ) -> list[RunRow]:
         """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds), with all `labels`;
         with `unknown` only those that have an outcome which nobody knows. The next page begins behind the last run of
-        this one, whose id is given as `after`."""
+        this one, whose id is given as `after`; UnknownRunError where that is gone."""
         checks.one_of("status", status, get_args(Status), optional=True)
         checks.text("agent", agent, "the name of an agent", optional=True)
         checks.moment("since", since, optional=True)

@@ -41,16 +41,21 @@ def examine(settings: Settings, *, rebuild: bool = False, timeout_s: float = 2.0
     """
     log, sender = SqlLog(settings.require_database(), pool_size=2), Sender(settings)
     try:
-        tables = list(_looked("tables", lambda: _tables(settings)))
+        tables = list(_looked("Postgres", lambda: _tables(settings)))
         yield from tables
-        if any(one.level == "bad" for one in tables):
-            return
-        yield from _looked("Postgres", lambda: _postgres(log))
-        yield from _looked("Redis", lambda: _redis(settings))
-        yield from _looked("workers", lambda: _workers(log, sender, timeout_s))
-        yield from _looked("runs", lambda: _runs(log))
-        if rebuild:
-            yield from _looked("projections", lambda: _projections(log))
+        there = all(one.level != "bad" for one in tables)
+        if there:
+            yield from _looked("Postgres", lambda: _postgres(log))
+        reached = list(_looked("Redis", lambda: _redis(settings)))
+        yield from reached
+        found: list[dict[str, Any]] = []
+        if all(one.level != "bad" for one in reached):
+            yield from _looked("workers", lambda: _workers(sender, timeout_s, found))
+        if there:
+            yield from _looked("queues", lambda: _queues(log, found))
+            yield from _looked("runs", lambda: _runs(log))
+            if rebuild:
+                yield from _looked("projections", lambda: _projections(log))
     finally:
         log.close()
 
@@ -59,7 +64,7 @@ def _looked(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
     try:
         yield from look()
     except (DrangueError, redis.RedisError, OSError) as error:
-        yield Finding("bad", what, str(error).rstrip("."), "Start it, or correct its address.")
+        yield Finding("bad", what, " ".join(str(error).split()))
 
 
 def _tables(settings: Settings) -> Iterator[Finding]:
@@ -68,7 +73,8 @@ def _tables(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "tables", f"at revision {there}, as this program wants them")
     else:
         told = f"at revision {there or 'none'}, this program wants {wanted}"
-        yield Finding("bad", "tables", told, "Run `drangue migrate`.")
+        newer = there is not None and there > wanted
+        yield Finding("bad", "tables", told, "Upgrade this program." if newer else "Run `drangue migrate`.")
 
 
 def _postgres(log: SqlLog) -> Iterator[Finding]:
@@ -101,23 +107,28 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             yield Finding("warn", "memory", told, "Raise maxmemory: when it is full nothing can be enqueued.")
 
 
-def _workers(log: SqlLog, sender: Sender, timeout_s: float) -> Iterator[Finding]:
-    found = sender.workers(timeout_s)
+def _workers(sender: Sender, timeout_s: float, found: list[dict[str, Any]]) -> Iterator[Finding]:
+    found += sender.workers(timeout_s)
     names = ", ".join(worker["name"] for worker in found)
     if found:
         yield Finding("ok", "workers", f"{len(found)} answer: {names}")
     else:
-        yield Finding(
-            "bad", "workers", "none answers", "Start `drangue worker`, or look again with a longer --timeout."
-        )
-    served = {queue for worker in found for queue in worker["queues"]}
+        yield Finding("bad", "workers", "none answers", "Start `drangue worker`, or look again with more --timeout.")
+
+
+def _queues(log: SqlLog, workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    served = {queue for worker in workers for queue in worker["queues"]}
     for queue in log.backlog():
-        if found and queue.queue not in served:
+        if workers and queue.queue not in served:
             told = f"{queue.due + queue.later} steps wait in {queue.queue}, which no worker that answers serves"
             yield Finding("bad", "queue", told, f"Start `drangue worker tool --queues {queue.queue}`, or its like.")
         elif queue.due and queue.oldest_s > LATE_S:
             told = f"{queue.due} steps are due in {queue.queue}, the oldest for {queue.oldest_s:.0f} s"
             yield Finding("warn", "queue", told, "Start more workers of its pool, if that goes on.")
+    late = log.unbegun(LATE_S)
+    if late:
+        told = f"{late} runs should have begun {LATE_S:.0f} s ago and have not"
+        yield Finding("warn", "runs", told, "Is there a worker that serves their agents? See `drangue agents`.")
 
 
 def _runs(log: SqlLog) -> Iterator[Finding]:
@@ -128,7 +139,7 @@ def _runs(log: SqlLog) -> Iterator[Finding]:
     else:
         yield Finding("ok", "runs", "none stands still")
     for agent, count in sorted(log.unserved().items()):
-        told = f"{count} runs are of agent {agent!r}, which no worker has registered"
+        told = f"{count} runs are of agent {agent!r}, which no worker serves by now"
         yield Finding("warn", "agent", told, "Start a worker whose DRANGUE_AGENTS names it.")
     waiting = log.runs(status="paused", limit=1000)
     old = [row for row in waiting if time.time() - row.updated_at > PATIENT_S]

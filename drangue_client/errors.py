@@ -116,6 +116,19 @@ class NotPendingError(DrangueError, ValueError):
         super().__init__(message)
 
 
+class ChangedArgumentsError(DrangueError, ValueError):
+    """Somebody has changed the arguments that wait for leave since they were looked at. `run_id` and `call_id` say
+    where."""
+
+    def __init__(self, run_id: str, call_id: str) -> None:
+        self.run_id = run_id
+        self.call_id = call_id
+        super().__init__(
+            f"the arguments of call {call_id!r} of run {run_id!r} are not those the model asked for, or that you saw: "
+            "somebody has changed them. Look again with `drangue approvals`, and grant what is shown there."
+        )
+
+
 class SamePersonError(DrangueError, ValueError):
     """A call that needs several people was granted twice by one. `run_id`, `call_id` and `by` say which and by whom."""
 

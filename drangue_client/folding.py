@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from drangue_client.autonomy import same_person
 from drangue_client.budget import counted
 from drangue_client.events import Event
 from drangue_client.messages import size_of
@@ -85,7 +86,8 @@ def apply(run: Run, event: Event) -> Run:
             return replace(settled, corrections=settled.corrections + first)
         case "approval_requested":
             call = run.call(event.step)
-            if call is None or call.verdict != "none":
+            again = call is not None and call.verdict == "granted" and payload.get("again")  # by a stricter worker
+            if call is None or not (call.verdict == "none" or again):
                 return run
             return _with_call(run, event.step, verdict="asked", request=_request(payload))
         case "approval_granted":
@@ -153,7 +155,8 @@ def _told(run: Run, step: int | None, *, unknown: bool) -> Run:
 
 
 def _request(payload: dict[str, Any]) -> Request | None:
-    request = Request(payload.get("people", 1), (), payload.get("expires_at"), payload.get("escalates_at"))
+    granted_by = tuple(payload.get("granted_by", ()))
+    request = Request(payload.get("people", 1), granted_by, payload.get("expires_at"), payload.get("escalates_at"))
     return None if request == Request() else request
 
 
@@ -164,7 +167,7 @@ def _granted(run: Run, event: Event) -> Run:
         return _with_verdict(run, event.step, "granted")
     earlier = () if event.payload.get("edited") else call.request.granted_by
     granted_by = (*earlier, event.payload["by"])
-    if len(set(granted_by)) < call.request.people:
+    if len(set(map(same_person, granted_by))) < call.request.people:
         return _with_call(run, event.step, request=replace(call.request, granted_by=granted_by))
     return _with_verdict(run, event.step, "granted")
 

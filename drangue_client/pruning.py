@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from drangue_client import checks
+from drangue_client.errors import DrangueError
 from drangue_client.run import ENDED, Ended
 from drangue_client.store.port import Log
 
@@ -26,16 +27,24 @@ def prune(
 ) -> int:
     """Forget the runs of these statuses that ended more than so many seconds ago; returns how many.
 
+    What somebody still works on stays, and so does what has an outcome that nobody knows. The id of a forgotten run is
+    free again: a late repetition of its submission would be a new run.
+
     With `archive` each is appended to that file first, a line of JSON with its row and its events, and the file is on
-    disk before anything of it is deleted. A run that moves meanwhile is kept; one that was archived and then kept, or
-    whose deletion was interrupted, is archived again the next time. With `dry` they are only counted. `done` is told
-    how many are forgotten so far.
+    disk before anything of it is deleted; DrangueError where it cannot be written. A run that moves meanwhile is kept;
+    one that was archived and then kept, or whose deletion was interrupted, is archived again the next time. With `dry`
+    they are only counted. `done` is told how many are forgotten so far.
     """
     checks.seconds("older_than_s", older_than_s, zero=True)
     for status in statuses:
         checks.one_of("statuses", status, ENDED)
     if dry:
         return len(log.ended_before(older_than_s, statuses, limit=10**9))
+    if archive is not None:
+        try:
+            archive.open("a").close()
+        except OSError as error:
+            raise DrangueError(f"{archive} cannot be written: {error.strerror}. Nothing was forgotten.") from error
     forgotten = 0
     while rows := log.ended_before(older_than_s, statuses, limit=PAGE):
         if archive is not None:

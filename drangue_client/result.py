@@ -128,11 +128,10 @@ def pending_requests(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
     somebody has changed the arguments, `asked_arguments` are those of the model.
     """
     waiting = {} if run.ended else {call.step: call for call in run.pending}
+    latest = {event.step: event for event in events if event.type == "approval_requested" and event.step in waiting}
     found = []
-    for event in sorted(events, key=lambda event: event.step or 0):
-        if event.type != "approval_requested" or event.step not in waiting:
-            continue
-        request = waiting[event.step].request
+    for event in sorted(latest.values(), key=lambda event: event.step or 0):
+        request = waiting[event.step or 0].request
         item = {"step": event.step, **event.payload}
         if request is not None and request.people > 1:
             item["granted_by"] = list(request.granted_by)
@@ -150,7 +149,8 @@ def pending_requests(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
 def unknown_outcomes(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
     """The calls of a run with an unknown outcome: {step, call_id, tool, arguments, asked, since}, in step order.
 
-    `asked` says that the run waits for a person's word on it, `since` (epoch seconds) when the call began.
+    Where a person had changed the arguments, `asked_arguments` are those of the model. `asked` says that the run waits
+    for a person's word on it, `since` (epoch seconds) when the call began.
     """
     waiting = {call.step for call in run.uncertain}
     found = []
@@ -158,7 +158,16 @@ def unknown_outcomes(run: Run, events: Sequence[Event]) -> list[dict[str, Any]]:
         decision = next(e for e in reversed(events) if e.type == "model_decision" and (e.step or 0) < step)
         call = decision.payload["tool_calls"][step - (decision.step or 0) - 1]
         began = [event.ts for event in events if event.step == step and event.type == "step_started"]
-        told = {"step": step, "call_id": call["id"], "tool": call["name"], "arguments": call["arguments"]}
+        granted = [event.payload for event in events if event.step == step and event.type == "approval_granted"]
+        changed = [one["arguments"] for one in granted if "arguments" in one]
+        told = {
+            "step": step,
+            "call_id": call["id"],
+            "tool": call["name"],
+            "arguments": (changed or [call["arguments"]])[-1],
+        }
+        if changed:
+            told["asked_arguments"] = call["arguments"]
         found.append({**told, "asked": step in waiting, "since": began[-1] if began else decision.ts})
     return found
 

@@ -72,6 +72,7 @@ class Steering:
         call_id: str | None = None,
         *,
         arguments: Mapping[str, Any] | None = None,
+        arguments_hash: str | None = None,
         by: str = "",
         reason: str = "",
         connection: Any = None,
@@ -80,10 +81,12 @@ class Steering:
 
         Returns the request, with how many people are still `missing`. The first verdict on a call holds:
         NotPendingError for a call that is not waiting. With `arguments` the call is made with those in place of the
-        model's; ValidationError where the tool's schema refuses them. Of a call that needs several people, each must be
+        model's; ValidationError where the tool's schema refuses them. `arguments_hash` is that of the request you have
+        seen: a grant that names it counts for nothing else (ChangedArgumentsError), and is needed once somebody has
+        changed the arguments. Of a call that needs several people, each must be
         another one: SamePersonError. UnknownRunError if there is no such run. `connection` as in `submit`.
         """
-        return self._decide(run_id, call_id, "approval_granted", by, reason, connection, arguments)
+        return self._decide(run_id, call_id, "approval_granted", by, reason, connection, arguments, arguments_hash)
 
     def reject(
         self, run_id: str, call_id: str | None = None, *, by: str = "", reason: str = "", connection: Any = None
@@ -124,8 +127,10 @@ class Steering:
         reason: str,
         connection: Any,
         arguments: Mapping[str, Any] | None = None,
+        arguments_hash: str | None = None,
     ) -> dict[str, Any]:
-        request, row = record_verdict(self._log(connection), run_id, call_id, verdict, by, reason, arguments)
+        log = self._log(connection)
+        request, row = record_verdict(log, run_id, call_id, verdict, by, reason, arguments, arguments_hash)
         self._tell(row, connection)
         return {**request, "run_id": run_id, "executor": row.executor}
 

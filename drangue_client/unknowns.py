@@ -12,7 +12,7 @@ from drangue_client import checks
 from drangue_client.appending import append
 from drangue_client.errors import NotUnknownError
 from drangue_client.events import Fact
-from drangue_client.outcomes import found_out
+from drangue_client.outcomes import approved_as, found_out
 from drangue_client.result import unknown_outcomes
 from drangue_client.store.port import Log
 from drangue_client.store.values import Look, RunRow
@@ -43,7 +43,10 @@ def record_outcome(
         chosen.append(item)
         step, name = item["step"], item["tool"]
         told = {"call_id": item["call_id"], "happened": happened, "by": by, "reason": reason}
-        result = {"call_id": item["call_id"], "name": name, "content": found_out(name, happened, note)}
+        content = found_out(name, happened, note)
+        if "asked_arguments" in item:
+            content = approved_as(item["arguments"], content)
+        result = {"call_id": item["call_id"], "name": name, "content": content}
         return (
             Fact("outcome_given", told, step),
             Fact("tool_result" if item["asked"] else "outcome_corrected", result, step),

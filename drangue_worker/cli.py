@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drangue_client.console.commands import COMMANDS, SECONDS
-from drangue_client.console.filters import run_filters
+from drangue_client.console.commands import COMMANDS
+from drangue_client.console.filters import SECONDS, run_filters
 from drangue_client.console.shell import FAILED, OK, UNUSABLE, json_option, run_main, settings_here
 from drangue_client.console.steering import login_name
 from drangue_client.errors import DrangueError, QueueUnavailable, SettingsError

@@ -32,12 +32,13 @@ class Steering:
         call_id: str | None = None,
         *,
         arguments: Mapping[str, Any] | None = None,
+        arguments_hash: str | None = None,
         by: str = "",
         reason: str = "",
     ) -> None:
         """Grant a waiting call, the oldest unless `call_id` names one, with its own `arguments` or others; `resume`
         goes on. NotPendingError if none waits; as `Client.approve`."""
-        await self._verdict(run_id, call_id, "approval_granted", by, reason, arguments)
+        await self._verdict(run_id, call_id, "approval_granted", by, reason, arguments, arguments_hash)
 
     async def reject(self, run_id: str, call_id: str | None = None, reason: str = "", *, by: str = "") -> None:
         """Deny a waiting call; the model is told `reason`. Otherwise as `approve`."""
@@ -74,5 +75,7 @@ class Steering:
         by: str,
         reason: str,
         arguments: Mapping[str, Any] | None = None,
+        arguments_hash: str | None = None,
     ) -> None:
-        await asyncio.to_thread(record_verdict, self.store, run_id, call_id, verdict, by, reason, arguments)
+        decided = (run_id, call_id, verdict, by, reason, arguments, arguments_hash)
+        await asyncio.to_thread(record_verdict, self.store, *decided)

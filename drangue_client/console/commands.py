@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -10,32 +9,15 @@ from typing import Any
 import click
 
 from drangue_client.client import Client
-from drangue_client.console.filters import pairs, run_filters
+from drangue_client.console.filters import SECONDS, pairs, run_filters
 from drangue_client.console.looking import agents, doctor, queues, tail, workers
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
 from drangue_client.console.steering import approve, cancel, outcome, prune, reject, retry
 from drangue_client.console.views import answer, approvals_list, run_view, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
 from drangue_client.result import Result
+from drangue_client.run import DEADLINE
 from drangue_client.store.values import DEFAULT_PRIORITY, RunRow
-
-
-class _Seconds(click.ParamType[float]):
-    """A number of seconds, at least 0."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = -1.0
-        if not 0 <= seconds < math.inf:
-            self.fail(f"{value!r} is not a number of seconds, 0 or more", param, ctx)
-        return seconds
-
-
-SECONDS = _Seconds()
 
 
 @click.command(short_help="Give an agent something to work on.")
@@ -106,7 +88,7 @@ def _print_result(client: Client, run_id: str, timeout: float, as_json: bool) ->
         say_json(_as_json(client, run_id, result))
     else:
         _say_run(client.get(run_id), result)
-    return FAILED if result.status == "failed" else OK
+    return FAILED if result.status in ("failed", "cancelled") or result.reason == DEADLINE else OK
 
 
 def _say_run(row: RunRow, result: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +53,24 @@ class _Age(click.ParamType[float]):
 
 
 AGE = _Age()
+
+
+class _Seconds(click.ParamType[float]):
+    """A number of seconds, at least 0."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < math.inf:
+            self.fail(f"{value!r} is not a number of seconds, 0 or more", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds()
 
 
 def _storable(epoch_s: float) -> float:

@@ -6,12 +6,11 @@ from dataclasses import asdict
 
 import click
 
+from drangue_client.console.filters import SECONDS
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
 from drangue_client.console.views import agents_table, event_line, finding_line, queues_table, workers_table
 from drangue_client.doctor import examine
 from drangue_client.events import STREAMED
-
-SECONDS = click.FloatRange(0, min_open=True)
 
 
 @click.command(short_help="Watch a run, event by event.")
@@ -102,7 +101,8 @@ def doctor(context: click.Context, rebuild: bool, timeout: float, as_json: bool)
 @json_option
 @click.pass_context
 def workers(context: click.Context, timeout: float, as_json: bool) -> int:
-    """Ask every worker process for a sign of life: its name, its pool, its queues and what it is doing.
+    """Ask every worker process for a sign of life: its name, its pool, its queues, and how many messages it has
+    taken since it started.
 
     Exit code 1 where none answers. A worker that is busy may answer late: give it a longer --timeout.
     """

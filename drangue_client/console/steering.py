@@ -13,7 +13,7 @@ import click
 from drangue_client.client import Client
 from drangue_client.console.filters import AGE, run_filters
 from drangue_client.console.shell import FAILED, OK, client_here
-from drangue_client.console.views import when
+from drangue_client.console.views import arguments_shown, shown, when
 from drangue_client.errors import NotPendingError, NotUnknownError
 from drangue_client.events import Event
 from drangue_client.pruning import prune as forget
@@ -53,18 +53,27 @@ def _verdict_options(command: Any) -> Any:
 @click.command(short_help="Let a waiting call go ahead.")
 @_verdict_options
 @click.option("--arguments", callback=_json_object, metavar="JSON", help="Make the call with these instead.")
+@click.option("--as-shown", metavar="HASH", help="Only with the arguments that `drangue approvals` shows by this.")
 @click.pass_context
 def approve(
-    context: click.Context, run: str, call: str | None, arguments: dict[str, Any] | None, by: str, reason: str
+    context: click.Context,
+    run: str,
+    call: str | None,
+    arguments: dict[str, Any] | None,
+    as_shown: str | None,
+    by: str,
+    reason: str,
 ) -> int:
-    """Approve a waiting call of RUN: the oldest, or the one with id CALL. The run goes on by itself.
+    """Approve a waiting call of RUN: the one with id CALL, where there are several. The run goes on by itself.
 
     \b
     drangue approve run-17
     drangue approve run-17 call_1 --arguments '{"amount": 3}' --reason "that is enough"
+
+    --arguments are all that the call is made with: what is left out is not taken from the model's.
     """
     with client_here(context) as client:
-        return _decide(client, run, call, by, reason, granted=True, arguments=arguments)
+        return _decide(client, run, call, by, reason, granted=True, arguments=arguments, as_shown=as_shown)
 
 
 @click.command(short_help="Refuse a waiting call.")
@@ -85,6 +94,7 @@ def _decide(
     *,
     granted: bool,
     arguments: dict[str, Any] | None = None,
+    as_shown: str | None = None,
 ) -> int:
     word = "approved" if granted else "rejected"
     waiting = [item["call_id"] for item in client.pending_approvals(run)]
@@ -92,7 +102,7 @@ def _decide(
         raise click.UsageError(f"{len(waiting)} calls of run {run} wait; name one: {', '.join(waiting)}.")
     try:
         if granted:
-            request = client.approve(run, call, arguments=arguments, by=by, reason=reason)
+            request = client.approve(run, call, arguments=arguments, arguments_hash=as_shown, by=by, reason=reason)
         else:
             request = client.reject(run, call, by=by, reason=reason)
     except NotPendingError:
@@ -103,7 +113,8 @@ def _decide(
         click.echo(f"{earlier.payload['call_id']} of run {run} was {holds} {_by_whom(earlier)}")
         return OK if holds == word else FAILED
     more = f"; it needs {request['missing']} more" if request["missing"] else ""
-    click.echo(f"{word} {request['tool']} ({request['call_id']}) of run {run}{more}")
+    shown_call = f"{request['tool']}({arguments_shown(request['arguments'])})"
+    click.echo(f"{word} {shown(shown_call)} ({request['call_id']}) of run {run}{more}")
     _say_who_goes_on(request)
     return OK
 
@@ -133,14 +144,22 @@ def _who_and_why(command: Any) -> Any:
 @click.command(short_help="Say what became of a call.")
 @click.argument("run")
 @click.argument("call", required=False)
-@click.option("--happened/--did-not-happen", "happened", default=None, help="Whether it took effect.")
+@click.option("--happened", is_flag=True, help="It took effect.")
+@click.option("--did-not-happen", is_flag=True, help="It did not.")
 @click.option("--note", default="", help="What you found, for the model; of a call that happened, its result.")
 @_who_and_why
 @click.pass_context
 def outcome(
-    context: click.Context, run: str, call: str | None, happened: bool | None, note: str, by: str, reason: str
+    context: click.Context,
+    run: str,
+    call: str | None,
+    happened: bool,
+    did_not_happen: bool,
+    note: str,
+    by: str,
+    reason: str,
 ) -> int:
-    """Say whether a call of RUN took effect of which nobody knows: the oldest, or the one with id CALL.
+    """Say whether a call of RUN took effect of which nobody knows: the one with id CALL, where there are several.
 
     \b
     drangue outcome run-17 --happened --note "ledger entry 4711"
@@ -148,8 +167,8 @@ def outcome(
 
     A run that waits for it goes on; one that went on without is told with its next model call. Nothing is executed.
     """
-    if happened is None:
-        raise click.UsageError("say --happened or --did-not-happen.")
+    if happened == did_not_happen:
+        raise click.UsageError("say --happened or --did-not-happen, and not both: the first word holds.")
     with client_here(context) as client:
         unknown = [item["call_id"] for item in client.unknown_outcomes(run)]
         if call is None and len(unknown) > 1:

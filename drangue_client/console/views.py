@@ -104,7 +104,7 @@ def workers_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """A line per worker process that answered."""
     if not rows:
         return Text("no worker answers")
-    table = _table("worker", "pool", "concurrency", "tasks", "queues", right=("concurrency", "tasks"))
+    table = _table("worker", "pool", "concurrency", "taken", "queues", right=("concurrency", "taken"))
     for row in rows:
         size, tasks = str(row["concurrency"]), str(row["tasks"])
         table.add_row(Text(row["name"]), Text(row["pool"]), size, tasks, Text(", ".join(row["queues"])))
@@ -123,12 +123,12 @@ def event_line(event: Event) -> Text:
     payload = event.payload
     match event.type:
         case "model_decision":
-            asked = ", ".join(f"{call['name']}({_arguments(call['arguments'])})" for call in payload["tool_calls"])
+            asked = ", ".join(f"{call['name']}({arguments_shown(call['arguments'])})" for call in payload["tool_calls"])
             gist = " ".join(part for part in (payload["text"], asked) if part)
         case "tool_result" | "outcome_corrected":
             gist = f"{payload['name']} -> {payload['content']}"
         case "approval_requested" | "outcome_requested":
-            gist = f"{payload['tool']}({_arguments(payload['arguments'])})"
+            gist = f"{payload['tool']}({arguments_shown(payload['arguments'])})"
         case "run_started" | "user_message":
             gist = str(payload.get("input") or payload.get("text") or "")
         case _:
@@ -142,7 +142,8 @@ def event_line(event: Event) -> Text:
     )
 
 
-def _arguments(arguments: dict[str, Any]) -> str:
+def arguments_shown(arguments: dict[str, Any]) -> str:
+    """Arguments as in a call."""
     return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
 
 
@@ -169,7 +170,8 @@ def _approval(item: dict[str, Any]) -> RenderableType:
     why = item.get("reasoning") or item.get("text")
     if why:
         tree.add(Text(f"because: {shown(why)}", style="italic"))
-    tree.add(Text(shown(f"drangue approve {call}   or   drangue reject {call} --reason ..."), style="dim"))
+    seen = f" --as-shown {item['arguments_hash']}" if "asked_arguments" in item else ""
+    tree.add(Text(shown(f"drangue approve {call}{seen}   or   drangue reject {call} --reason ..."), style="dim"))
     return tree
 
 
@@ -254,7 +256,7 @@ def _model_line(event: Event) -> Text:
 
 
 def _add_call(branch: Tree, step: int, call: dict[str, Any], result: Event | None, verdict: Event | None) -> None:
-    arguments = _arguments(call["arguments"])
+    arguments = arguments_shown(call["arguments"])
     timing = f" {result.duration_ms:.0f} ms" if result and result.duration_ms is not None else ""
     line = Text.assemble((f"{step} ", "dim"), ("tool ", "green"), cut(f"{call['name']}({arguments})", LONG), timing)
     node = branch.add(line)

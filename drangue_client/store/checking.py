@@ -14,6 +14,7 @@ from drangue_client.store.reading import events_of, folded, look_at, row_of, run
 from drangue_client.store.tables import agents, now, runs, steps
 from drangue_client.store.values import RunRow
 
+SERVED_S = 180.0  # workers say every minute which agents they serve
 PAGE = 200  # runs that are folded anew in one transaction
 SETTINGS = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "max_connections")
 
@@ -43,14 +44,20 @@ class Checking:
         return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
 
     def unserved(self) -> dict[str, int]:
-        """How many runs that have not ended are of agents that no worker has registered, by agent."""
-        known = select(agents.c.name).where(agents.c.name == runs.c.agent).exists()
+        """How many runs that have not ended are of agents that no worker has said to serve for minutes, by agent."""
+        known = select(agents.c.name).where(agents.c.name == runs.c.agent, agents.c.seen_at > now(-SERVED_S)).exists()
         query = (
             select(runs.c.agent, func.count())
             .where(runs.c.status.not_in(ENDED), runs.c.executor == "celery", ~known)
             .group_by(runs.c.agent)
         )
         return self.db.run(lambda c: {row[0]: row[1] for row in c.execute(query)})
+
+    def unbegun(self, late_s: float) -> int:
+        """How many fleet runs should have begun more than `late_s` seconds ago and have no event yet."""
+        due = (runs.c.status == "queued", runs.c.executor == "celery", runs.c.created_at < now(-late_s))
+        late = select(func.count()).select_from(runs).where(*due, runs.c.wake_at < now(late_s))
+        return self.db.run(lambda c: int(c.execute(late).scalar_one()))
 
     def differing(self) -> Iterator[tuple[str, str]]:
         """(run id, what differs) of each run whose row does not say what its log says; folds every log, by pages."""

@@ -22,7 +22,7 @@ class Forgetting:
         opened = select(steps.c.step).where(steps.c.run_id == runs.c.run_id, steps.c.claim.is_not(None)).exists()
         query = (
             select(runs)
-            .where(runs.c.status.in_(statuses), runs.c.finished_at < now(-age_s), ~opened)
+            .where(runs.c.status.in_(statuses), runs.c.finished_at < now(-age_s), runs.c.unknown == 0, ~opened)
             .order_by(runs.c.finished_at, runs.c.run_id)
             .limit(limit)
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, literal, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, literal, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from drangue_client.events import normalise
 from drangue_client.run import ENDED
 from drangue_client.store.database import Database
-from drangue_client.store.reading import run_row
+from drangue_client.store.reading import row_of, run_row
 from drangue_client.store.tables import now, runs, steps
 from drangue_client.store.values import Backlog, RunRow
 
@@ -72,7 +72,14 @@ class Listing:
             at = select(last.c.created_at).where(last.c.run_id == after).scalar_subquery()
             query = query.where(tuple_(runs.c.created_at, runs.c.run_id) < tuple_(at, literal(after)))
         query = query.where(*(self._bears(name, value) for name, value in normalise(dict(labels or {})).items()))
-        return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
+
+        def work(c: Connection) -> list[RunRow]:
+            found = [run_row(row) for row in c.execute(query).mappings()]
+            if after is not None and not found:
+                row_of(c, after)  # gone since: that nothing is behind it would be no answer
+            return found
+
+        return self.db.run(work)
 
     def _bears(self, name: str, value: str) -> ColumnElement[bool]:
         """The condition that a run bears a label."""

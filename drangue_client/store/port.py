@@ -120,8 +120,8 @@ class Log(Protocol):
         """What there is to do, by queue. Steps of runs that have ended are not among it."""
 
     def ended_before(self, age_s: float, statuses: Sequence[Ended], limit: int) -> list[RunRow]:
-        """Runs of these statuses that ended more than `age_s` seconds ago, the oldest first. What still has a step open
-        is not among them."""
+        """Runs of these statuses that ended more than `age_s` seconds ago, the oldest first. Not among them is what
+        somebody still works on, or what has an outcome that nobody knows."""
 
     def forget(self, rows: Sequence[RunRow]) -> list[str]:
         """Delete runs with their logs, for good: those of `rows` that have not moved since. Returns their ids."""

@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from drangue_client import checks
@@ -26,6 +27,8 @@ from drangue_client.store.values import Move, Moved, NewRun, RunRow
 
 T = TypeVar("T")
 
+BEGIN = "Begin one: with connection.transaction(), or Django's transaction.atomic()."
+TO_THE_CALLER = ("40", "55", "57014")  # conflicts, locks and timeouts of its own transaction: it knows what to do
 WHAT = "a SQLAlchemy Connection or Session, a psycopg Connection, or Django's connection"
 
 
@@ -55,8 +58,14 @@ class _Ridden(Database):
 
     def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Do `work` as a part of the transaction. Not repeated: what failed in a transaction has ended it."""
-        with self.errors():
+        try:
             return work(self._connection)
+        except DBAPIError as error:
+            state = str(getattr(error.orig, "sqlstate", None))
+            if state.startswith(TO_THE_CALLER):
+                raise
+            with self.errors():
+                raise
 
     def close(self) -> None:
         """The connection is the caller's."""
@@ -64,6 +73,8 @@ class _Ridden(Database):
 
 def _sqlalchemy_connection(given: Any) -> Connection:
     if isinstance(given, Connection):
+        if getattr(given.connection.dbapi_connection, "autocommit", False):
+            raise ValueError(checks.refusal("connection", given, "in a transaction", BEGIN))
         return given
     if isinstance(given, psycopg.Connection):
         return _around(given)
@@ -79,6 +90,8 @@ def _sqlalchemy_connection(given: Any) -> Connection:
 
 def _around(raw: psycopg.Connection[Any]) -> Connection:
     """A SQLAlchemy connection that speaks through a psycopg connection without taking it over."""
+    if raw.autocommit and raw.info.transaction_status == pq.TransactionStatus.IDLE:
+        raise ValueError(checks.refusal("connection", raw, "in a transaction", BEGIN))
     dialect: Any = PGDialect_psycopg(dbapi=psycopg, use_native_hstore=False)  # type: ignore[no-untyped-call]
     lent: Any = _Lent(raw)
     pool = StaticPool(lambda: lent, reset_on_return=None)

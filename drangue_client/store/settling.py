@@ -98,7 +98,7 @@ def append_facts(c: Connection, run_id: str, head: int, facts: Sequence[Fact]) -
 
 def _give_up_claim(c: Connection, claim: Ask, *, park: bool) -> bool:
     if park:  # what its attempts may have cost is in the log with the failure
-        parked = update(steps).where(*held(claim)).values(**unclaimed(0), lost=0, crashes=0)
+        parked = update(steps).where(*held(claim)).values(**unclaimed(0), lost=0, crashes=0, category="parked")
         return bool(c.execute(parked).rowcount)
     return bool(c.execute(delete(steps).where(*held(claim))).rowcount)
 

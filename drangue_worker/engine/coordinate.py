@@ -27,6 +27,7 @@ from drangue_worker.tools.invoke import check_arguments, unreadable
 
 log = get_logger("drangue.coordinate")
 
+ENDINGS = ("run_failed", "run_finished")
 SCREEN, RECALL = "screen", "recall"  # what a preparing step prepares
 
 
@@ -120,7 +121,7 @@ def settle(
     """
     while True:
         # A turn ends once: the second of two failing siblings only gives its claim up.
-        new = [_unasked(fact, look) for fact in facts if not (fact.type == "run_failed" and look.run.ended)]
+        new = [_unasked(fact, look) for fact in facts if not (fact.type in ENDINGS and look.run.ended)]
         decided = plan(look, new, functools.partial(_since_decision, runtime, look), _check(runtime, look))
         move = Move(
             claim.run_id,
@@ -155,21 +156,21 @@ def _unasked(fact: Fact, look: Look) -> Fact:
 def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
     """Record the true outcome of an irreversible call whose step was taken over while it ran, and told as unknown.
 
-    Where a person is asked, it is the answer; nothing is written where one is known already. Returns the steps that
-    were opened, to be sent.
+    Where a person is asked, it is the answer, and it holds against what a person has said. Nothing is written where a
+    worker has told it already. Returns the steps that were opened, to be sent.
     """
     known = [event for event in runtime.log.events(claim.run_id) if event.step == claim.step]
     results = [event for event in known if event.type == "tool_result"]
-    told = ("outcome_corrected", "outcome_given")
-    if any(not is_unknown(event.payload) for event in results) or any(event.type in told for event in known):
+    by_people = {event.seq + 1 for event in known if event.type == "outcome_given"}  # what they found stands behind it
+    outcomes = [event for event in known if event.type in ("tool_result", "outcome_corrected")]
+    if any(event.seq not in by_people and not is_unknown(event.payload) for event in outcomes):
         return []
-    asked = any(event.type == "outcome_requested" for event in known)
-    fact = late if asked and not results else replace(late, type="outcome_corrected")
+    asked = not results and any(event.type == "outcome_requested" for event in known)
     log.warning("outcome_corrected", run_id=claim.run_id, step=claim.step)
     try:
-        return coordinate(runtime, claim.run_id, [fact])
-    except ConflictError:  # a person has answered meanwhile
-        return []
+        return coordinate(runtime, claim.run_id, [late if asked else replace(late, type="outcome_corrected")])
+    except ConflictError:  # a person has answered meanwhile: whoever made the call knows better
+        return coordinate(runtime, claim.run_id, [replace(late, type="outcome_corrected")])
 
 
 def announce(runtime: Runtime, look: Look, decided: Plan) -> None:

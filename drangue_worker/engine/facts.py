@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 from drangue_client import answer
+from drangue_client.autonomy import Approval
 from drangue_client.events import Event, Fact
 from drangue_client.outcomes import failure, shadow
 from drangue_client.run import DEADLINE, Run
-from drangue_client.terms import Terms, arguments_hash
+from drangue_client.terms import arguments_hash
 from drangue_worker.rules.commands import (
     AskApproval,
     CallModel,
@@ -52,14 +53,16 @@ def fact_of(command: Command, run: Run, now: float, evidence: Evidence, check: C
                 return tool_result(step, name, call["id"], failure(name, "invalid_arguments", problem))
             if asked:
                 assert run.terms is not None
-                return approval_request(step, name, events, run.terms, now)
+                return approval_request(step, name, events, run.terms.approval_of(name), now)
             return tool_result(step, name, call["id"], shadow(name, call["arguments"]))
         case Escalate(step, name) | Expire(step, name):
             assert run.terms is not None
-            policy, call_id = run.terms.approval_of(name), _call(evidence(), step)[1]["id"]
+            request = next(e for e in reversed(evidence()) if e.step == step and e.type == "approval_requested")
+            call_id = request.payload["call_id"]
             if isinstance(command, Escalate):
-                return Fact("approval_escalated", {"call_id": call_id, "group": policy.escalate_to}, step=step)
-            told = {"call_id": call_id, "outcome": policy.on_expiry, "reason": EXPIRED}
+                group = run.terms.approval_of(name).escalate_to
+                return Fact("approval_escalated", {"call_id": call_id, "group": group}, step=step)
+            told = {"call_id": call_id, "outcome": request.payload.get("on_expiry", "reject"), "reason": EXPIRED}
             return Fact("approval_expired", told, step=step)
         case Deny(step, name):
             events = evidence()
@@ -119,7 +122,9 @@ def _call(events: Sequence[Event], step: int) -> tuple[Event, dict[str, Any]]:
     return decision, decision.payload["tool_calls"][step - decision.step - 1]
 
 
-def approval_request(step: int, name: str, events: Sequence[Event], terms: Terms, now: float) -> Fact:
+def approval_request(
+    step: int, name: str, events: Sequence[Event], policy: Approval, now: float, granted_by: Sequence[str] = ()
+) -> Fact:
     """The question put to a person: what the call would do, and what the model said about it."""
     decision, call = _call(events, step)
     return Fact(
@@ -131,7 +136,8 @@ def approval_request(step: int, name: str, events: Sequence[Event], terms: Terms
             "arguments_hash": arguments_hash(call["arguments"]),
             "reasoning": decision.payload.get("reasoning"),
             "text": decision.payload["text"],
-            **terms.approval_of(name).asked(now),
+            **policy.asked(now),
+            **({"again": True, "granted_by": list(granted_by)} if granted_by else {}),
         },
         step=step,
     )

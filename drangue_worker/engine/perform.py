@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import structlog
@@ -96,7 +96,8 @@ async def _give_back(runtime: Runtime, ask: Ask, outcome: GiveBack) -> Performed
 async def _record(attempt: Attempt, outcome: Settle) -> Performed:
     runtime, claimed = attempt.runtime, attempt.claimed
     failed = any(fact.type == "run_failed" for fact in outcome.facts)
-    moved, _ = await runtime.uninterrupted(settle, runtime, claimed.ask, claimed.look, outcome.facts, park=failed)
+    look = replace(claimed.look, now=attempt.now())
+    moved, _ = await runtime.uninterrupted(settle, runtime, claimed.ask, look, outcome.facts, park=failed)
     if moved.verdict == "lost":
         log.warning("result_late")
         late = [fact for fact in outcome.facts if outcome.begun and fact.type == "tool_result"]

@@ -164,6 +164,10 @@ class Attempt:
         """When this attempt began, by the database's clock, and how long it has taken."""
         return {"ts": self.claimed.look.now, "duration_ms": self.duration_ms()}
 
+    def now(self) -> float:
+        """The database's clock by now, as far as this process can tell."""
+        return self.claimed.look.now + time.monotonic() - self._started
+
     def duration_ms(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 3)
 

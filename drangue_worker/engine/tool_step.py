@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from drangue_client.autonomy import MODES, Mode
+from drangue_client.autonomy import MODES, Approval, Mode, same_person
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.folding import fold
@@ -68,6 +68,11 @@ def _as_granted(call: dict[str, Any], facts: Sequence[Event]) -> dict[str, Any]:
     return {**call, "arguments": changed[-1], "edited": True} if changed else call
 
 
+def _as_approved(call: dict[str, Any], content: str) -> str:
+    """What a call came to, and under which arguments where those are not the model's."""
+    return approved_as(call["arguments"], content) if call.get("edited") else content
+
+
 def _grant(event: Event) -> dict[str, Any]:
     return event.payload if event.type == "approval_granted" else {}
 
@@ -84,7 +89,7 @@ async def _begun_before(
     if tool is not None:
         found, content = await reconciled(tool, attempt.key, attempt.runtime.settings.call_timeout_s)
     if found == "done":
-        return await _conclude(attempt, name, call["id"], content)
+        return await _conclude(attempt, name, call["id"], _as_approved(call, content))
     if found == "not_done" and dead:
         if attempt.claimed.category != KILLED:
             return None
@@ -138,18 +143,36 @@ async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str
         blocked = await refusal(guards.output_guard, name, arguments, of="the output guard", limit_s=limit_s)
         if blocked:
             return _dispatched(attempt, name, call_id, failure(name, "blocked", blocked))
+    policy = terms.approval_of(name).stricter(today.approval_of(name))
+    given_by = _granted_by(attempt.claimed.facts)
     if granted:
-        return None
+        return None if len(given_by) >= policy.people else _ask(attempt, name, policy, given_by)
     approver, gated = guards.approver if guards else None, _gated(attempt, tool)
     if mode == "assisted" or (gated and approver is None):
         # Stricter today than when the run began, or a guard came first: the question becomes a fact, the rules go on.
-        assert attempt.claimed.decision is not None
-        decision, now = attempt.claimed.decision, attempt.claimed.look.now
-        return Settle((approval_request(attempt.step, name, [decision], terms, now),))
+        return _ask(attempt, name, policy)
     if gated and approver and not await approved(approver, name, arguments, limit_s):
         message = f"{name} needs an approval, and the approver refused this call"
         return _dispatched(attempt, name, call_id, failure(name, "blocked", message))
     return None
+
+
+def _granted_by(facts: Sequence[Event]) -> tuple[str, ...]:
+    """Who has granted a call as it stands: who changes its arguments puts the question anew."""
+    given_by: tuple[str, ...] = ()
+    for grant in filter(None, map(_grant, facts)):
+        given_by = () if grant.get("edited") else given_by
+        known = same_person(grant["by"]) in map(same_person, given_by)
+        given_by = given_by if known else (*given_by, grant["by"])
+    return given_by
+
+
+def _ask(attempt: Attempt, name: str, policy: Approval, granted_by: Sequence[str] = ()) -> Settle:
+    """Put a call to people: the question becomes a fact, and the rules go on from there."""
+    assert attempt.claimed.decision is not None
+    return Settle(
+        (approval_request(attempt.step, name, [attempt.claimed.decision], policy, attempt.now(), granted_by),)
+    )
 
 
 def _reversible(attempt: Attempt, tool: Tool) -> bool:
@@ -169,16 +192,15 @@ def _gated(attempt: Attempt, tool: Tool) -> bool:
 async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: bool) -> Outcome:
     told = {"name": tool.name, "arguments": call["arguments"], "call_id": call["id"]}
     with attempt.runtime.span("tool", seq=attempt.run.seq + 1, **told) as span:
-        refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call["id"], again=again)
+        refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call, again=again)
         if refused:
-            return _result(attempt, tool.name, call["id"], refused)
+            return refused
         done = await _content(attempt, tool, call["arguments"])
         if isinstance(done, GiveBack):
             span.set("error", done.category)
             return done
         content, failed = done
-        if call.get("edited"):
-            content = approved_as(call["arguments"], content)
+        content = _as_approved(call, content)
         if failed == "unknown_outcome":
             # Whoever ran over its time may still be at it: what is not done yet may still come.
             outcome = await _begun_before(attempt, tool.name, call, tool, dead=False)
@@ -252,21 +274,26 @@ async def _screened(attempt: Attempt, name: str, call_id: str, outcome: dict[str
     return _result(attempt, name, call_id, content, **timing)
 
 
-async def _begin(attempt: Attempt, tool: Tool, call_id: str, *, again: bool) -> str | None:
-    """Write, durably and last of all, that an irreversible call begins; returns why it must not be made."""
-    claimed = attempt.claimed
-    payload = {"call_id": call_id, "tool": tool.name, "attempt": claimed.attempt}
+async def _begin(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: bool) -> Outcome | None:
+    """Write, durably and last of all, that an irreversible call begins. What it returns is done instead of the call."""
+    claimed, name = attempt.claimed, tool.name
+    payload = {"call_id": call["id"], "tool": name, "attempt": claimed.attempt}
     fact = Fact("step_started", payload, attempt.step, ts=claimed.look.now)  # as its result will have it
     if not await attempt.runtime.uninterrupted(attempt.runtime.log.begin, claimed.ask, fact, again=again):
         now = await attempt.runtime.uninterrupted(attempt.runtime.log.look, claimed.ask.run_id)
-        return cancelled(tool.name) if now.run.ended in OVER else unknown_outcome(tool.name)
+        if now.run.ended == "failed":
+            return GiveBack(0.0, "failed")  # it has not begun, and waits for the run to be taken up again
+        if now.run.ended in OVER:
+            return _result(attempt, name, call["id"], cancelled(name))
+        return _unknown(attempt, name, call, tool, unknown_outcome(name))
     look = claimed.look
     row = replace(look.row, head_seq=look.row.head_seq + 1)
     run = fold([fact.at(look.run.seq + 1)], onto=look.run)
     attempt.claimed = replace(claimed, look=replace(look, row=row, run=run))
     attempt.begun = True
     if told_to_stop():
-        return failure(tool.name, "transient", "not executed: the worker was told to stop just before")
+        told = "not executed: the worker was told to stop just before"
+        return _result(attempt, name, call["id"], failure(name, "transient", told))
     return None
 
 

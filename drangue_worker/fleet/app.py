@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from celery import Celery
 from celery.concurrency import get_implementation
-from celery.signals import celeryd_init, worker_process_shutdown, worker_shutdown
+from celery.signals import celeryd_init, worker_process_init, worker_process_shutdown, worker_shutdown
 
 from drangue_client.settings import Settings
 from drangue_client.wire.broker import broker_settings, queue_named
@@ -40,7 +41,12 @@ def make_app(settings: Settings, registry: Registry) -> Celery:
     def send_spans(**_: Any) -> None:
         flush(settings)
 
+    def lead_a_group(**_: Any) -> None:
+        """What a tool starts is ended with the process that started it: only then is nothing of it at work any more."""
+        os.setpgid(0, 0)
+
     celeryd_init.connect(choose_concurrency, weak=False)
+    worker_process_init.connect(lead_a_group, weak=False)
     worker_process_shutdown.connect(send_spans, weak=False)
     worker_shutdown.connect(send_spans, weak=False)
     return app

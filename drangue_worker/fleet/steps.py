@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from celery import bootsteps
@@ -122,27 +123,32 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
         def _watch(self, pool: Any) -> None:
             ended: set[int] = set()  # whose claims are to be given back
             running: set[int] = set()
-            while not self._stop.wait(KILL_CHECK_S):
-                try:
-                    before, running = running, {process.pid for process in list(pool._pool._pool)}
-                    ended = (ended | before) - running
-                    give_back_of_ended(fleet, ended)
-                    kill_overdue(fleet, running)
-                except DatabaseUnavailable as error:
-                    log.warning("kill_delayed", error=str(error))
-                    self._stop.wait(fleet.settings.lease_s)  # children that have ended their calls may say so first
-                except QueueUnavailable as error:
-                    log.warning("kill_delayed", error=str(error))
-                except Exception:
-                    log.exception("kill_failed")  # the next look may succeed, and must be tried
+            while not self._stop.wait(KILL_CHECK_S) and not fleet.draining:
+                before, running = running, {process.pid for process in list(pool._pool._pool) if process.pid}
+                ended = (ended | before) - running
+                for look in (lambda: give_back_of_ended(fleet, ended), lambda: kill_overdue(fleet, running)):  # noqa: B023
+                    self._try(look)
+
+        def _try(self, look: Callable[[], None]) -> None:
+            try:
+                look()
+            except DatabaseUnavailable as error:
+                log.warning("kill_delayed", error=str(error))
+                self._stop.wait(fleet.settings.lease_s)  # children that have ended their calls may say so first
+            except QueueUnavailable as error:
+                log.warning("kill_delayed", error=str(error))
+            except Exception:
+                log.exception("kill_failed")  # the next look may succeed, and must be tried
 
     return [Guard, Sweeping, Draining, Killing]
 
 
 def give_back_of_ended(fleet: FleetRuntime, children: set[int]) -> None:
     """Give back what processes of the pool held that have ended by themselves, each of which is forgotten then: nobody
-    waits for their leases. Nothing of theirs can be recorded any more, and nothing be done."""
+    waits for their leases. Nothing of theirs can be recorded any more, and nothing be done: what their tools had
+    started is ended first."""
     for child in sorted(children):
+        _kill(os.killpg, child)
         given_back = fleet.log.release_worker(f"{fleet.worker}.{child}", REAPED)
         children.discard(child)
         if given_back:
@@ -162,14 +168,24 @@ def kill_overdue(fleet: FleetRuntime, children: set[int]) -> None:
             break
         killed.add(found.ask.token)
         log.warning("process_killed", run_id=found.ask.run_id, step=found.ask.step, child=_child_of(found))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(_child_of(found), signal.SIGKILL)
+        _end(_child_of(found))
         if fleet.log.look(found.ask.run_id).run.ended in OVER:
             close(fleet.log, found)
         else:
             released = fleet.log.release([Release(found.ask, category=KILLED, lost=True)])
             given_back += [ref for ref in released if ref]
     fleet.sender.steps(given_back)
+
+
+def _end(child: int) -> None:
+    """Kill a process of the pool with all that its tools have started: each leads a group of its own."""
+    _kill(os.killpg, child)
+    _kill(os.kill, child)  # one that was only just forked leads none yet
+
+
+def _kill(how: Callable[[int, int], None], process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        how(process, signal.SIGKILL)
 
 
 def _child_of(held: Held) -> int:
@@ -192,6 +208,7 @@ def _drain_soon(fleet: FleetRuntime, pool: Any) -> None:
 def _drain(fleet: FleetRuntime, pool: Any) -> None:
     """Give running steps back, all at once, and end the work on them. The worker ends when the last one has ended."""
     log.info("draining")
+    fleet.draining = True  # what ends from here on was told to, and is no crash
     fleet.runtime().patient = False  # a database that is away must not keep a worker from ending
     try:
         if isinstance(pool, TaskPool):
@@ -212,10 +229,8 @@ def _drain(fleet: FleetRuntime, pool: Any) -> None:
 def _kill_children(pool: Any) -> None:
     """End the processes of a prefork pool: their code cannot be asked to stop."""
     for process in list(pool._pool._pool):
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it ended by itself
+        if process.pid:
+            _end(process.pid)
 
 
 class Registration:

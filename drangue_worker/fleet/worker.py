@@ -35,6 +35,7 @@ class FleetRuntime:
         self.log = SqlLog(settings.require_database())
         # Containers share names and process ids; a claim must not be given back in the name of another worker.
         self.worker = f"{socket.gethostname()}-{secrets.token_hex(3)}/{os.getpid()}"
+        self.draining = False
         self._main = os.getpid()
         self._runtimes: dict[int, Runtime] = {}
 

@@ -37,7 +37,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class NotDone:
-    """What `reconcile` returns of a call that had no effect, and can have none any more unless it is still running."""
+    """What `reconcile` returns of a call that had no effect, and can have none any more unless it is still running.
+
+    The call is made anew where its process, and all that this had started, is known to be dead. A tool that starts what
+    leaves its process group (a daemon), or has others act later on its behalf, must not say so.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class TestSubmit:
     def test_a_deadline_ends_the_run(self, console: Console) -> None:
         """Whoever waits has an answer in time, be it that there is none, and a script can tell."""
         done = console("submit", "tester", "slow", "--deadline", "1.5", "--wait", "30")
-        assert (done.code, done.err) == (0, "")
+        assert (done.code, done.err) == (1, "")
         assert done.out.splitlines()[0].split()[1:] == ["tester", "completed", "deadline"]
         assert done.out.splitlines()[-1] == "(stopped: its time was over)"
 
@@ -316,7 +316,7 @@ class TestApprovals:
         """The verdict is recorded with who gave it and why, and nothing else has to be done."""
         (call_id,) = paused(fleet, "granted")
         done = console("approve", "granted", "--by", "ann", "--reason", "invoice checked")
-        assert done == Done(0, f"approved wire ({call_id}) of run granted\n", "")
+        assert done == Done(0, f"approved wire(amount=5) ({call_id}) of run granted\n", "")
         (result,) = fleet.finish(["granted"])
         assert result.output == "told: wired 5"
         (verdict,) = [event for event in result.events if event.type == "approval_granted"]
@@ -348,7 +348,7 @@ class TestApprovals:
         """The model goes on without the call, knowing the reason; the tool has not run."""
         (call_id,) = paused(fleet, "denied")
         done = console("reject", "denied", "--reason", "over the limit")
-        assert done == Done(0, f"rejected wire ({call_id}) of run denied\n", "")
+        assert done == Done(0, f"rejected wire(amount=5) ({call_id}) of run denied\n", "")
         (result,) = fleet.finish(["denied"])
         assert result.status == "completed"
         assert "over the limit" in result.output  # the script answers with what the model was told

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drangue_client.errors import UnknownRunError
+from drangue_client.errors import DrangueError, UnknownRunError
 from drangue_client.events import Fact
 from drangue_client.pruning import PAGE, prune
 from drangue_client.store.log import SqlLog
@@ -88,6 +88,22 @@ class TestPruning:
         sql(log, "update runs set finished_at = created_at")
         elapse(log, 2 * DAY_S)
         assert prune(log, DAY_S) == 0
+
+    def test_what_nobody_knows_is_kept(self, log: SqlLog) -> None:
+        """It is on an operator's list; to forget it would be to settle it."""
+        answered(log, "r", "known")
+        sql(log, "update runs set unknown = 1 where run_id = 'r'")
+        elapse(log, 2 * DAY_S)
+        assert prune(log, DAY_S) == 1
+        assert ids(log) == {"r"}
+
+    def test_an_archive_that_cannot_be_written_costs_nothing(self, log: SqlLog, tmp_path: Path) -> None:
+        """One line says so, and every run is still there."""
+        answered(log, "r")
+        elapse(log, 2 * DAY_S)
+        with pytest.raises(DrangueError, match="Nothing was forgotten"):
+            prune(log, DAY_S, archive=tmp_path / "nowhere" / "runs.jsonl")
+        assert ids(log) == {"r"}
 
     def test_more_than_a_page_is_pruned(self, log: SqlLog) -> None:
         """The pages follow until nothing is left."""

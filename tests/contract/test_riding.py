@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from drangue_client import Client, Settings
@@ -206,6 +207,42 @@ def test_a_turn_and_a_cancel_ride_as_well(caller: Caller, client: Client, postgr
     assert client.get("r").status == "cancelled"
     caller.commit()
     assert client.get("r").status == "running"
+
+
+@pytest.mark.parametrize("kind", ["psycopg", "a SQLAlchemy connection"])
+def test_a_connection_that_is_in_no_transaction_is_refused(addresses: Any, client: Client, kind: str) -> None:
+    """Each statement would be committed alone: a process that died in between would leave a run that cannot go on."""
+    if kind == "psycopg":
+        with (
+            psycopg.connect(addresses.database_url, autocommit=True) as connection,
+            pytest.raises(ValueError, match="in a transaction"),
+        ):
+            client.submit("shop", "go", connection=connection)
+        with psycopg.connect(addresses.database_url, autocommit=True) as connection, connection.transaction():
+            assert client.submit("shop", "go", run_id="r", connection=connection).created
+    else:
+        engine = create_engine(make_url(addresses.database_url).set(drivername="postgresql+psycopg"))
+        with (
+            engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+            pytest.raises(ValueError, match="in a transaction"),
+        ):
+            client.submit("shop", "go", connection=connection)
+        engine.dispose()
+
+
+def test_a_conflict_of_the_callers_own_transaction_is_the_callers(
+    addresses: Any, client: Client, postgres: SqlLog
+) -> None:
+    """Whoever has chosen REPEATABLE READ knows that it must begin again, and how to tell that from an outage."""
+    start(postgres)
+    with psycopg.connect(addresses.database_url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("select 1 from runs")
+        client.cancel("r")
+        with pytest.raises(DBAPIError) as caught:
+            client.cancel("r", connection=connection)
+        assert caught.value.orig.sqlstate == "40001"  # type: ignore[union-attr]
+        connection.rollback()
 
 
 def test_a_database_without_our_tables_is_told_as_such(addresses: Any, client: Client) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from drangue_client.errors import NotPendingError, SamePersonError, ValidationError
+from drangue_client.errors import ChangedArgumentsError, NotPendingError, SamePersonError, ValidationError
 from drangue_client.result import Result
 from drangue_client.wire.signals import APPROVALS
 from drangue_worker import Agent, Approval, Autonomy, Guardrails, InMemoryStore, tool
@@ -158,7 +158,9 @@ def test_who_changes_arguments_asks_the_others_again(fleet: Fleet) -> None:
     request = fleet.client.pending_approvals(run_id)[0]
     assert (request["arguments"], request["asked_arguments"]) == ({"amount": 4}, {"amount": 5})
     assert request["granted_by"] == ["bob"]
-    assert fleet.client.approve(run_id, by="ann")["missing"] == 0
+    with pytest.raises(ChangedArgumentsError):
+        fleet.client.approve(run_id, by="ann")
+    assert fleet.client.approve(run_id, arguments_hash=request["arguments_hash"], by="ann")["missing"] == 0
     fleet.finish([run_id])
     assert [name for (name,) in fleet.execute("select tool from effects")] == ["wire 4"]
 

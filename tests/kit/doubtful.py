@@ -20,7 +20,7 @@ LONG_S = 60.0
 
 def transfer(key: str, name: str, *, first: str) -> str:
     """The first attempt stays where it is, `before` its effect or `after`; a later one comes through."""
-    attempt = _count(key, f"{name} made")
+    attempt = count(key, f"{name} made")
     effect(key, f"{name} made")
     if attempt == 0 and first == "before":
         time.sleep(LONG_S)
@@ -35,12 +35,13 @@ def look_up(name: str) -> object:
 
     def reconcile(key: str) -> Done | NotDone:
         effect(key, f"{name} looked up")
-        return Done(f"found {name}") if _count(key, name) else NotDone()
+        return Done(f"found {name}") if count(key, name) else NotDone()
 
     return reconcile
 
 
-def _count(key: str, name: str) -> int:
+def count(key: str, name: str) -> int:
+    """How often the world saw this of a call."""
     with psycopg.connect(os.environ["DRANGUE_DATABASE_URL"], autocommit=True) as connection:
         row = connection.execute("select count(*) from effects where key = %s and tool = %s", (key, name)).fetchone()
     return int(row[0]) if row else 0
@@ -73,7 +74,7 @@ def doubtful(idempotency_key: str) -> str:
 @tool(reversible=False, reconcile=look_up("brief"), timeout=1.0)
 def brief(idempotency_key: str) -> str:
     """Is killed at its timeout before its effect; the bank can tell."""
-    attempt = _count(idempotency_key, "brief made")
+    attempt = count(idempotency_key, "brief made")
     effect(idempotency_key, "brief made")
     if attempt == 0:
         re.match(r"(a+)+$", "a" * 64 + "b")  # lets nobody else run

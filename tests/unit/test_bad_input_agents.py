@@ -127,6 +127,7 @@ TABLE.add(
     lambda **given: decided("approve", **given),
     {},
     arguments=(5, "x", [("city", "x")], {"city": 5, "country": 7}, {}),
+    arguments_hash=(5, "", " "),
 )
 for verdict in ("approve", "reject"):
     TABLE.add(
