@@ -304,3 +304,32 @@ async def _taken_over(agent: Agent, store: Any, reached: asyncio.Event) -> Any:
     finally:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
+
+
+def test_a_late_true_outcome_holds_against_what_a_person_said(memory: Any) -> None:
+    """Ann found nothing at the bank yet and said so; the receipt that comes later must not be thrown away."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @tool(reversible=False)
+    async def pay() -> str:
+        """Pay, late."""
+        begun.set()
+        await go_on.wait()
+        return "paid, receipt 4711"
+
+    agent, other = (Agent(Scripted(calls(("pay", {})), "end"), [pay], store=memory) for _ in range(2))
+
+    async def story() -> None:
+        first = asyncio.create_task(agent.run("go", run_id=RUN))
+        await begun.wait()
+        elapse(memory, 60)  # it is taken for dead
+        second = asyncio.create_task(other.run(run_id=RUN))
+        await until(lambda: "tool_result" in kinds(memory))
+        await agent.give_outcome(RUN, happened=False, by="ann", note="not on the statement")
+        go_on.set()
+        await asyncio.gather(first, second, return_exceptions=True)
+
+    asyncio.run(story())
+    corrected = [event.payload["content"] for event in memory.events(RUN) if event.type == "outcome_corrected"]
+    assert corrected[-1] == "paid, receipt 4711"
+    assert memory.look(RUN).run.unknown == ()
