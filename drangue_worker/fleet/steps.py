@@ -126,12 +126,12 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             while not self._stop.wait(KILL_CHECK_S) and not fleet.draining:
                 before, running = running, {process.pid for process in list(pool._pool._pool) if process.pid}
                 ended = (ended | before) - running
-                for look in (lambda: give_back_of_ended(fleet, ended), lambda: kill_overdue(fleet, running)):  # noqa: B023
-                    self._try(look)
+                self._try(give_back_of_ended, ended)
+                self._try(kill_overdue, running)
 
-        def _try(self, look: Callable[[], None]) -> None:
+        def _try(self, work: Callable[[FleetRuntime, set[int]], None], children: set[int]) -> None:
             try:
-                look()
+                work(fleet, children)
             except DatabaseUnavailable as error:
                 log.warning("kill_delayed", error=str(error))
                 self._stop.wait(fleet.settings.lease_s)  # children that have ended their calls may say so first
