@@ -11,9 +11,10 @@ import click
 from drangue_client.client import Client
 from drangue_client.console.filters import SECONDS, pairs, run_filters
 from drangue_client.console.looking import agents, doctor, queues, tail, workers
+from drangue_client.console.one_run import answer, run_view
 from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
 from drangue_client.console.steering import approve, cancel, outcome, prune, reject, retry
-from drangue_client.console.views import answer, approvals_list, run_view, runs_table, unknown_list
+from drangue_client.console.views import approvals_list, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
 from drangue_client.result import Result
 from drangue_client.run import DEADLINE
@@ -72,10 +73,10 @@ def submit(
         return _print_result(client, done.run_id, wait, as_json)
 
 
-def _submitted(created: bool, sent: bool) -> str:
+def _submitted(created: bool, sent: bool, word: str = "submitted") -> str:
     if not created:
-        return "was submitted before; nothing is done twice"
-    return "submitted" if sent else "recorded; Redis cannot be reached, so it waits and starts when Redis is back"
+        return f"was {word} before; nothing is done twice"
+    return word if sent else "recorded; Redis cannot be reached, so it waits and starts when Redis is back"
 
 
 def _print_result(client: Client, run_id: str, timeout: float, as_json: bool) -> int:
@@ -154,7 +155,7 @@ def say_more(
         if as_json:
             say_json(asdict(done))
         else:
-            click.echo(f"{run}  {'said' if done.created else 'was said before; nothing is done twice'}")
+            click.echo(f"{run}  {_submitted(done.created, done.sent, 'said')}")
         return OK
 
 

@@ -15,7 +15,6 @@ from rich.tree import Tree
 
 from drangue_client.doctor import Finding
 from drangue_client.events import Event
-from drangue_client.result import Result
 from drangue_client.store.values import AgentRow, RunRow
 
 COLOURS = {
@@ -203,65 +202,3 @@ def _unknown(item: dict[str, Any]) -> RenderableType:
     tree.add(Text(f"begun {when(item['since'])} UTC, and interrupted; {waits}", style="italic"))
     tree.add(Text(shown(f"drangue outcome {call} --happened   or   --did-not-happen"), style="dim"))
     return tree
-
-
-def run_view(row: RunRow, result: Result) -> RenderableType:
-    """One run: its state, its steps as a tree, what waits. Its answer is `answer`."""
-    usage = result.usage
-    head = Text.assemble(
-        (row.run_id, "bold"),
-        f"  {row.agent}  ",
-        status_text(result.status),
-        f"  {result.reason or ''}\n",
-        f"submitted {when(row.created_at)} UTC, {result.steps} model calls, "
-        f"{usage['input_tokens']} + {usage['output_tokens']} tokens",
-    )
-    parts: list[RenderableType] = [head, trace_tree(row, result)]
-    if result.pending_approvals:
-        parts.append(approvals_list([{"run_id": row.run_id, **item} for item in result.pending_approvals]))
-    if result.unknown_outcomes:
-        parts.append(unknown_list([{"run_id": row.run_id, **item} for item in result.unknown_outcomes]))
-    return Group(*parts)
-
-
-def answer(result: Result) -> str:
-    """What came out of a run, whole: neither wrapped nor cut, so that it can be piped on."""
-    return shown(f"failed: {result.error}" if result.error else result.output)
-
-
-def trace_tree(row: RunRow, result: Result) -> Tree:
-    """The steps in the order they were decided: each model call with the tool calls it asked for below it."""
-    tree = Tree(Text(cut(row.input, LONG)))
-    results = {event.step: event for event in result.events if event.type == "tool_result"}
-    asked = {event.step: event for event in result.events if event.type.startswith("approval_")}
-    for event in result.events:
-        if event.type == "model_decision":
-            branch = tree.add(_model_line(event))
-            for own_step, call in enumerate(event.payload["tool_calls"], start=(event.step or 0) + 1):
-                _add_call(branch, own_step, call, results.get(own_step), asked.get(own_step))
-    return tree
-
-
-def _model_line(event: Event) -> Text:
-    usage = event.payload.get("usage") or {}
-    tokens = f"{usage.get('input_tokens', 0)} + {usage.get('output_tokens', 0)} tokens"
-    said = cut(event.payload["text"], LONG)
-    return Text.assemble(
-        (f"{event.step} ", "dim"),
-        ("model ", "blue"),
-        f"{shown(event.payload.get('model') or '')} ",
-        (f"{event.duration_ms or 0:.0f} ms, {tokens}", "dim"),
-        f"  {said}" if said else "",
-    )
-
-
-def _add_call(branch: Tree, step: int, call: dict[str, Any], result: Event | None, verdict: Event | None) -> None:
-    arguments = arguments_shown(call["arguments"])
-    timing = f" {result.duration_ms:.0f} ms" if result and result.duration_ms is not None else ""
-    line = Text.assemble((f"{step} ", "dim"), ("tool ", "green"), cut(f"{call['name']}({arguments})", LONG), timing)
-    node = branch.add(line)
-    if verdict is not None:
-        by = f" by {verdict.payload['by']}" if verdict.payload.get("by") else ""
-        node.add(Text(f"{verdict.type.removeprefix('approval_')}{by} {when(verdict.ts)} UTC", style="yellow"))
-    if result is not None:
-        node.add(Text(f"-> {cut(result.payload['content'], LONG)}", style="dim"))

@@ -26,8 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from drangue_client.client import Client
+from drangue_client.console.one_run import answer, run_view
 from drangue_client.console.shell import wide_console
-from drangue_client.console.views import answer, approvals_list, run_view, runs_table
+from drangue_client.console.views import approvals_list, runs_table
 from drangue_client.result import Result
 from drangue_client.run import ENDED
 from drangue_client.settings import PREFIX, Settings

@@ -13,7 +13,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from drangue_client.console.views import run_view
+from drangue_client.console.one_run import run_view
 from drangue_client.messages import Message
 from drangue_client.result import Result
 from drangue_worker import Agent, AnthropicModel, ModelResponse, OpenAIModel, Store, ToolCall
