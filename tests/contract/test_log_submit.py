@@ -121,7 +121,7 @@ class TestListing:
         due_in = [(log.look(one).row.wake_at or 0) - now for one in ("later", "past")]
         assert due_in == [pytest.approx(90, abs=1), pytest.approx(2, abs=1)]
         elapse(log, 60)
-        assert [row.run_id for row in log.wake(1.0)] == ["r", "past"]
+        assert {row.run_id for row in log.wake(1.0)} == {"r", "past"}
         elapse(log, 31)
         assert "later" in [row.run_id for row in log.wake(1.0)]
 

@@ -174,11 +174,19 @@ def test_steps_whose_messages_are_about_to_arrive_send_no_others(backlog: Backlo
 
 def test_messages_that_were_taken_just_now_send_no_others(backlog: Backlog) -> None:
     """A message is taken first and its step claimed then: a busy worker may take longer than a sweep's pause."""
-    for number in range(LOOKS):
-        taken = backlog.take()
-        assert (number, backlog.sweep(), backlog.sweep()) == (number, 0, 0)
+    looks, slow, until = 0, set[Key](), time.monotonic() + 30
+    while looks < LOOKS:
+        assert time.monotonic() < until, f"only {looks} looks were quick enough to tell"
+        began, taken = time.monotonic(), backlog.take()
+        sent = backlog.sweep() + backlog.sweep()
+        if time.monotonic() - began < PATIENCE_S:
+            assert (looks, sent) == (looks, 0)
+            looks += 1
+        else:  # a machine this slow has kept the message for longer than a message may take
+            slow.add(taken)
         backlog.claim(taken)
-    assert backlog.messages() == Counter(backlog.unclaimed())
+    waiting = backlog.messages()
+    assert Counter({key: count for key, count in waiting.items() if key not in slow}) == Counter(backlog.unclaimed())
 
 
 @pytest.mark.parametrize("lost", [1, 40])

@@ -74,5 +74,5 @@ def test_runs_of_one_moment_are_each_read_once(
     for run_id in ("a1", "a2", "b1", "b2", "b3", "c1"):
         record(store, run_id)
     date(store, a=100.0, b=200.0, c=300.0)
-    assert read(store, 9) == (["c1", "b1", "b2", "b3", "a1", "a2"], 0)
-    assert read(store, 3) == (["c1", "b1", "b2"], 0)
+    assert read(store, 9) == (["c1", "b3", "b2", "b1", "a2", "a1"], 0)
+    assert read(store, 3) == (["c1", "b3", "b2"], 0)

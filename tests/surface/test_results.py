@@ -170,6 +170,8 @@ def test_the_terms_of_a_run_are_recorded_with_its_first_event(case: Case) -> Non
                 "requires_approval": False,
                 "timeout_s": None,
                 "schema": look.parameters,
+                "on_unknown": "model",
+                "on_cancel": None,
             }
         },
         "window": config["window"],
@@ -180,6 +182,7 @@ def test_the_terms_of_a_run_are_recorded_with_its_first_event(case: Case) -> Non
         "guards": None,
         "memory": False,
         "output_schema": None,
+        "deadline_s": None,
     }
 
 
