@@ -69,6 +69,7 @@ def test_a_short_soak_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert len((logs / "runs.jsonl").read_text().splitlines()) == 10
 
 
+@pytest.mark.long  # test_noise has a fleet to which nothing happens in every run of the suite
 def test_a_calm_soak_sends_nothing_twice(tmp_path: Path) -> None:
     """Nothing is broken, all runs come at once, and the provider has its troubles: sweeps have nothing to mend."""
     logs = tmp_path / "logs"

@@ -10,7 +10,7 @@ from drangue_worker import Agent, Done, NotDone, OpenAIModel, tool
 from tests.kit.agents import effect
 from tests.kit.doubtful import count
 
-AFTER_S = 4.0
+AFTER_S = 2.5
 PROGRAM = f"""
 import os, sys, time
 from tests.kit.agents import effect
