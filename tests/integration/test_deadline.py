@@ -20,6 +20,7 @@ from drangue_worker.testing import FakeModel
 from tests.kit.inline import PLACES, RUN, Scripted, calls, categories, contents, kinds, opened, until
 
 TIME_S = 0.6
+ROOMY_S = 1.5  # where a database is asked a few times before what is to be late begins
 SOON_S = 4.0  # about a second beyond its time, on a machine that has much to do
 OVER = "(stopped: its time was over)"
 
@@ -69,9 +70,9 @@ def ended(agent: Agent, text: str = "go", run_id: str = RUN) -> tuple[Any, float
 
 def test_a_slow_tool_is_ended(store: Any) -> None:
     """Its call is told as cancelled in the next turn; nothing else of the turn is begun."""
-    agent = Agent(FakeModel([[("dawdle", {})], "too late"]), [dawdle], store=store, deadline=TIME_S)
+    agent = Agent(FakeModel([[("dawdle", {})], "too late"]), [dawdle], store=store, deadline=ROOMY_S)
     _, took = ended(agent)
-    assert TIME_S <= took < TIME_S + SOON_S
+    assert ROOMY_S <= took < ROOMY_S + SOON_S
     assert kinds(store) == ["run_started", "model_decision", "run_finished", "tool_result"]
     assert categories(store) == ["cancelled"]
     assert [(row.status, row.wake_at) for row in store.runs()] == [("completed", None)]
@@ -80,9 +81,9 @@ def test_a_slow_tool_is_ended(store: Any) -> None:
 def test_a_slow_thought_is_ended(store: Any) -> None:
     """The provider sees its client go; the number of the thought is not given to another."""
     model = Thinking()
-    agent = Agent(model, store=store, deadline=TIME_S)
+    agent = Agent(model, store=store, deadline=ROOMY_S)
     _, took = ended(agent)
-    assert TIME_S <= took < TIME_S + SOON_S
+    assert ROOMY_S <= took < ROOMY_S + SOON_S
     assert model.stopped
     assert kinds(store) == ["run_started", "run_finished", "step_stopped"]
     again = Agent(Scripted("hello"), store=store, deadline=30.0).run_sync("well?", run_id=RUN)
@@ -134,7 +135,7 @@ def test_a_run_that_waits_for_a_person_ends_too(store: Any) -> None:
         raise AssertionError("it had no leave in time")
 
     agent = Agent(
-        FakeModel([[("pay", {})], "done"]), [pay], store=store, autonomy=Autonomy("assisted"), deadline=TIME_S
+        FakeModel([[("pay", {})], "done"]), [pay], store=store, autonomy=Autonomy("assisted"), deadline=ROOMY_S
     )
     assert agent.run_sync("go", run_id=RUN).status == "paused"
     asyncio.run(until(lambda: _is_over(store)))
@@ -166,13 +167,13 @@ def test_leave_that_comes_too_late_lets_nothing_run(memory: Any) -> None:
 def test_the_next_turn_has_its_own_time(store: Any) -> None:
     """And may be late itself; the calls of the first are answered in the conversation it begins with."""
     model = Scripted(calls(("dawdle", {}, "a")), "Sorry.", calls(("dawdle", {}, "b")), "never")
-    agent = Agent(model, [dawdle], store=store, deadline=TIME_S)
+    agent = Agent(model, [dawdle], store=store, deadline=ROOMY_S)
     ended(agent)
     second = agent.run_sync("why so slow?", run_id=RUN)
     assert (second.reason, second.output) == ("answered", "Sorry.")
     assert [message["role"] for message in model.calls[1]["messages"]] == ["user", "assistant", "tool", "user"]
     _, took = ended(agent, "once more")
-    assert TIME_S <= took < TIME_S + SOON_S
+    assert ROOMY_S <= took < ROOMY_S + SOON_S
     begins = [event.payload["deadline_at"] for event in store.events(RUN) if "deadline_at" in event.payload]
     assert len(begins) == 3
     assert begins == sorted(begins)
@@ -192,7 +193,7 @@ def test_an_irreversible_call_that_has_begun_is_let_finish(store: Any) -> None:
 
     script = calls(("wire", {}, "a"), ("wire", {}, "b"))
     model = Scripted(script, "Sorry.")
-    agent = Agent(model, [wire], store=store, deadline=TIME_S)
+    agent = Agent(model, [wire], store=store, deadline=ROOMY_S)
     ended(agent)
     assert kinds(store) == ["run_started", "model_decision", "step_started", "run_finished", "tool_result"]
     assert contents(store) == ["wired"]
