@@ -95,7 +95,7 @@ def test_a_request_has_its_whole_time_from_when_it_is_made(store: Any, wire: Too
     agent = asking(store, wire, Approval(expires_s=0.5), Slow([[("wire", {"amount": 1})], "end"]))
     request = next(e for e in agent.run_sync("go", run_id=RUN).events if e.type == "approval_requested")
     assert request.ts is not None
-    assert request.payload["expires_at"] - request.ts == pytest.approx(0.5, abs=0.2)
+    assert 0 < request.payload["expires_at"] - request.ts <= 0.6
 
 
 def test_the_stricter_of_then_and_now_says_how_many_must_grant(store: Any, wire: Tool, sent: list[int]) -> None:

@@ -31,6 +31,10 @@ SDK_LOADED = multiprocessing.get_context("forkserver")  # one process loads the 
 SDK_LOADED.set_forkserver_preload(["tests.kit.mcp_server", "uvicorn"])
 
 
+# On a loaded machine a server may outlive the event loop it was started in by a moment; each test waits for its end.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Popen.__del__", "ignore:.*BaseSubprocessTransport.__del__")
+
+
 class Journal:
     """What a server wrote down."""
 
