@@ -16,6 +16,7 @@ from drangue_client.store.values import Claimed
 from drangue_client.terms import Terms
 from drangue_client.turns import called_at, stopped
 from drangue_worker.blueprint import Blueprint
+from drangue_worker.engine.facts import tool_result
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.rules.budget import reserve
@@ -142,6 +143,15 @@ class Attempt:
         call_id = called_at(step, [self.claimed.decision] if self.claimed.decision else [])
         fact = stopped(self.claimed.kind, step, name, call_id, self.begun or self._had_begun)
         return Settle((replace(fact, payload=fact.payload | self.lost(self.claimed.lost + 1)),))
+
+    def result(self, name: str, call_id: str, content: str, **timing: Any) -> Settle:
+        """The result of a call."""
+        fact = tool_result(self.step, name, call_id, content, self.retries(), **timing)
+        return Settle((fact,), begun=self.begun)
+
+    def dispatched(self, name: str, call_id: str, content: str) -> Settle:
+        """The result of a call that a worker took up, with the time it took."""
+        return self.result(name, call_id, content, **self.timing())
 
     def lost(self, attempts: int, calls: int = 0) -> dict[str, Any]:
         """What a hard budget counts for attempts at a model step, and for single `calls` of this attempt, whose answers

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from drangue_client.autonomy import MODES, Approval, Mode, same_person
-from drangue_client.errors import ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.folding import fold
-from drangue_client.outcomes import approved_as, cancelled, failure, shadow, unknown_outcome
+from drangue_client.outcomes import cancelled, failure, unknown_outcome
 from drangue_client.run import OVER
 from drangue_client.store.values import KILLED, REAPED
-from drangue_client.terms import arguments_hash
-from drangue_worker.engine.facts import EXPIRED, approval_request, tool_result
+from drangue_worker.engine.facts import tool_result
+from drangue_worker.engine.leave import answered_without_running, as_approved, as_granted, reversible
 from drangue_worker.engine.step import (
     GRACE_S,
     MISSING_BACKOFF_S,
@@ -29,7 +27,7 @@ from drangue_worker.engine.step import (
     told_to_stop,
 )
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.tools.guards import approved, refusal
+from drangue_worker.tools.guards import refusal
 from drangue_worker.tools.invoke import category_of, check_arguments, give_up, invoke, reconciled, text_of
 from drangue_worker.tools.tool import Tool
 
@@ -44,7 +42,7 @@ async def call_tool(attempt: Attempt) -> Outcome:
     assert claimed.decision is not None
     assert claimed.decision.step is not None
     name = str(claimed.name)
-    call = _as_granted(claimed.decision.payload["tool_calls"][attempt.step - claimed.decision.step - 1], claimed.facts)
+    call = as_granted(claimed.decision.payload["tool_calls"][attempt.step - claimed.decision.step - 1], claimed.facts)
     if claimed.outcome is not None:
         return await _screened(attempt, name, call["id"], claimed.outcome)
     tool = attempt.blueprint.tools.get(name)
@@ -56,25 +54,10 @@ async def call_tool(attempt: Attempt) -> Outcome:
     if tool is None:
         return _tool_missing(attempt, name, call["id"])
     try:
-        answered = await _answered_without_running(attempt, tool, call)
+        answered = await answered_without_running(attempt, tool, call)
     except Exception as error:
         return attempt.guard_failed(error)
     return answered or await _run(attempt, tool, call, again=bool(begun))
-
-
-def _as_granted(call: dict[str, Any], facts: Sequence[Event]) -> dict[str, Any]:
-    """A call with the arguments under which it was granted, which a person may have changed (`edited`)."""
-    changed = [event.payload["arguments"] for event in facts if "arguments" in _grant(event)]
-    return {**call, "arguments": changed[-1], "edited": True} if changed else call
-
-
-def _as_approved(call: dict[str, Any], content: str) -> str:
-    """What a call came to, and under which arguments where those are not the model's."""
-    return approved_as(call["arguments"], content) if call.get("edited") else content
-
-
-def _grant(event: Event) -> dict[str, Any]:
-    return event.payload if event.type == "approval_granted" else {}
 
 
 async def _begun_before(
@@ -84,17 +67,17 @@ async def _begun_before(
     it had no effect and, whoever made it being `dead`, can have none any more."""
     late = [event.payload["content"] for event in attempt.claimed.facts if event.type == "outcome_corrected"]
     if late:  # whoever made it came back
-        return _result(attempt, name, call["id"], late[-1])
+        return attempt.result(name, call["id"], late[-1])
     found, content = "unknown", unknown_outcome(name)
     if tool is not None:
         found, content = await reconciled(tool, attempt.key, attempt.runtime.settings.call_timeout_s)
     if found == "done":
-        return await _conclude(attempt, name, call["id"], _as_approved(call, content))
+        return await _conclude(attempt, name, call["id"], as_approved(call, content))
     if found == "not_done" and dead:
         if attempt.claimed.category != KILLED:
             return None
         told = "its time was over, its process was killed, and it had no effect"
-        return _result(attempt, name, call["id"], failure(name, "timeout", told))
+        return attempt.result(name, call["id"], failure(name, "timeout", told))
     return _unknown(attempt, name, call, tool, content)
 
 
@@ -114,85 +97,10 @@ def _unknown(attempt: Attempt, name: str, call: dict[str, Any], tool: Tool | Non
     return Settle((result,))
 
 
-async def _answered_without_running(attempt: Attempt, tool: Tool, call: dict[str, Any]) -> Outcome | None:
-    """Permissions, in their order: names, shadow, arguments, the author's guard, a person, the author's approver.
-
-    The stricter of what was recorded and what the agent says today holds. Raises what a guard raises.
-    """
-    name, call_id, arguments = tool.name, call["id"], call["arguments"]
-    terms, today, guards = attempt.terms, attempt.blueprint.terms, attempt.blueprint.guardrails
-    limit_s = attempt.runtime.settings.call_timeout_s
-    forbidden = terms.refusal(name) or today.refusal(name)
-    if forbidden:
-        return _dispatched(attempt, name, call_id, failure(name, "blocked", forbidden))
-    mode = _stricter(terms.mode_for(name), today.mode_for(name))
-    if mode == "shadow":
-        return _result(attempt, name, call_id, shadow(name, arguments))
-    if any(event.type == "approval_expired" for event in attempt.claimed.facts):
-        return _dispatched(attempt, name, call_id, await give_up(tool, "expired", EXPIRED, limit_s))
-    granted = next((event for event in reversed(attempt.claimed.facts) if event.type == "approval_granted"), None)
-    if granted and granted.payload.get("arguments_hash") != arguments_hash(arguments):
-        return _result(attempt, name, call_id, failure(name, "denied", "the approval is for other arguments"))
-    try:
-        check_arguments(tool, arguments)
-    except ValidationError as error:
-        return _dispatched(attempt, name, call_id, failure(name, "invalid_arguments", str(error)))
-    if terms.guards and terms.guards.output and not (guards and guards.output_guard):
-        return attempt.guard_missing("an output guard")
-    if guards and guards.output_guard:
-        blocked = await refusal(guards.output_guard, name, arguments, of="the output guard", limit_s=limit_s)
-        if blocked:
-            return _dispatched(attempt, name, call_id, failure(name, "blocked", blocked))
-    policy = terms.approval_of(name).stricter(today.approval_of(name))
-    given_by = _granted_by(attempt.claimed.facts)
-    if granted:
-        return None if len(given_by) >= policy.people else _ask(attempt, name, policy, given_by)
-    approver, gated = guards.approver if guards else None, _gated(attempt, tool)
-    if mode == "assisted" or (gated and approver is None):
-        # Stricter today than when the run began, or a guard came first: the question becomes a fact, the rules go on.
-        return _ask(attempt, name, policy)
-    if gated and approver and not await approved(approver, name, arguments, limit_s):
-        message = f"{name} needs an approval, and the approver refused this call"
-        return _dispatched(attempt, name, call_id, failure(name, "blocked", message))
-    return None
-
-
-def _granted_by(facts: Sequence[Event]) -> tuple[str, ...]:
-    """Who has granted a call as it stands: who changes its arguments puts the question anew."""
-    given_by: tuple[str, ...] = ()
-    for grant in filter(None, map(_grant, facts)):
-        given_by = () if grant.get("edited") else given_by
-        known = same_person(grant["by"]) in map(same_person, given_by)
-        given_by = given_by if known else (*given_by, grant["by"])
-    return given_by
-
-
-def _ask(attempt: Attempt, name: str, policy: Approval, granted_by: Sequence[str] = ()) -> Settle:
-    """Put a call to people: the question becomes a fact, and the rules go on from there."""
-    assert attempt.claimed.decision is not None
-    return Settle(
-        (approval_request(attempt.step, name, [attempt.claimed.decision], policy, attempt.now(), granted_by),)
-    )
-
-
-def _reversible(attempt: Attempt, tool: Tool) -> bool:
-    recorded = attempt.terms.tools.get(tool.name)
-    return tool.reversible and (recorded is None or recorded.reversible)
-
-
-def _gated(attempt: Attempt, tool: Tool) -> bool:
-    """Whether the call needs an approval, by what was recorded and by what the agent says today, taken together."""
-    recorded = attempt.terms.tools.get(tool.name)
-    if tool.requires_approval or (recorded is not None and recorded.requires_approval):
-        return True
-    both = (attempt.terms.guards, attempt.blueprint.terms.guards)
-    return not _reversible(attempt, tool) and any(guards.gate_irreversible for guards in both if guards)
-
-
 async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: bool) -> Outcome:
     told = {"name": tool.name, "arguments": call["arguments"], "call_id": call["id"]}
     with attempt.runtime.span("tool", seq=attempt.run.seq + 1, **told) as span:
-        refused = None if _reversible(attempt, tool) else await _begin(attempt, tool, call, again=again)
+        refused = None if reversible(attempt, tool) else await _begin(attempt, tool, call, again=again)
         if refused:
             return refused
         done = await _content(attempt, tool, call["arguments"])
@@ -200,7 +108,7 @@ async def _run(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: boo
             span.set("error", done.category)
             return done
         content, failed = done
-        content = _as_approved(call, content)
+        content = as_approved(call, content)
         if failed == "unknown_outcome":
             # Whoever ran over its time may still be at it: what is not done yet may still come.
             outcome = await _begun_before(attempt, tool.name, call, tool, dead=False)
@@ -228,13 +136,13 @@ async def _content(attempt: Attempt, tool: Tool, arguments: dict[str, Any]) -> t
             return GiveBack(0.0, "claim_lost")  # to nobody: the claim is somebody else's by now
         return await invoke(tool, checked, attempt.key, limit_s, lambda: _arm(attempt, None)), None
     except Exception as error:
-        if _reversible(attempt, tool) and isinstance(error, policy.retry_on):
+        if reversible(attempt, tool) and isinstance(error, policy.retry_on):
             again = attempt.again(error, policy.retries, policy.backoff, policy.max_backoff)
             if again:
                 return again
         category = category_of(error)
         log.info("tool_failed", tool=tool.name, category=category)
-        if isinstance(error, TimeoutError) and not _reversible(attempt, tool):
+        if isinstance(error, TimeoutError) and not reversible(attempt, tool):
             return unknown_outcome(tool.name), "unknown_outcome"  # its time is over, its effect may still come
         return await give_up(tool, category, text_of(error), limit_s), category
 
@@ -247,7 +155,7 @@ async def _conclude(attempt: Attempt, name: str, call_id: str, content: str) -> 
     """Record what a call came to; where a guard looks at results, keep it first, so that only judging is repeated."""
     guards, recorded = attempt.blueprint.guardrails, attempt.terms.guards
     if not ((guards and guards.result_guard) or (recorded and recorded.result)):
-        return _dispatched(attempt, name, call_id, content)
+        return attempt.dispatched(name, call_id, content)
     outcome = {"content": content, **attempt.timing()}
     if not await attempt.runtime.uninterrupted(attempt.runtime.log.keep, attempt.claimed.ask, outcome):
         return GiveBack(0.0, "claim_lost")  # to nobody: the claim is somebody else's by now
@@ -263,7 +171,7 @@ async def _screened(attempt: Attempt, name: str, call_id: str, outcome: dict[str
     if guards is None or guards.result_guard is None:
         if attempt.terms.guards and attempt.terms.guards.result:
             return attempt.guard_missing("a result guard")
-        return _result(attempt, name, call_id, content, **timing)
+        return attempt.result(name, call_id, content, **timing)
     limit_s = attempt.runtime.settings.call_timeout_s
     try:
         withheld = await refusal(guards.result_guard, name, content, of="the result guard", limit_s=limit_s)
@@ -271,7 +179,7 @@ async def _screened(attempt: Attempt, name: str, call_id: str, outcome: dict[str
         return attempt.guard_failed(error)
     if withheld:
         content = failure(name, "result_blocked", withheld)
-    return _result(attempt, name, call_id, content, **timing)
+    return attempt.result(name, call_id, content, **timing)
 
 
 async def _begin(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: bool) -> Outcome | None:
@@ -284,7 +192,7 @@ async def _begin(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: b
         if now.run.ended == "failed":
             return GiveBack(0.0, "failed")  # it has not begun, and waits for the run to be taken up again
         if now.run.ended in OVER:
-            return _result(attempt, name, call["id"], cancelled(name))
+            return attempt.result(name, call["id"], cancelled(name))
         return _unknown(attempt, name, call, tool, unknown_outcome(name))
     look = claimed.look
     row = replace(look.row, head_seq=look.row.head_seq + 1)
@@ -293,7 +201,7 @@ async def _begin(attempt: Attempt, tool: Tool, call: dict[str, Any], *, again: b
     attempt.begun = True
     if told_to_stop():
         told = "not executed: the worker was told to stop just before"
-        return _result(attempt, name, call["id"], failure(name, "transient", told))
+        return attempt.result(name, call["id"], failure(name, "transient", told))
     return None
 
 
@@ -305,19 +213,4 @@ def _tool_missing(attempt: Attempt, name: str, call_id: str) -> Outcome:
         log.warning("tool_missing", tool=name)
         return GiveBack(MISSING_BACKOFF_S, "tool_missing")
     message = f"no worker has the tool {name!r} any more"
-    return _result(attempt, name, call_id, failure(name, "unknown_tool", message))
-
-
-def _dispatched(attempt: Attempt, name: str, call_id: str, content: str) -> Settle:
-    """The result of a call that a worker took up, with the time it took."""
-    return _result(attempt, name, call_id, content, **attempt.timing())
-
-
-def _result(attempt: Attempt, name: str, call_id: str, content: str, **timing: Any) -> Settle:
-    result = tool_result(attempt.step, name, call_id, content, attempt.retries(), **timing)
-    return Settle((result,), begun=attempt.begun)
-
-
-def _stricter(one: Mode, other: Mode) -> Mode:
-    """The mode that gives less leave."""
-    return min(one, other, key=MODES.index)
+    return attempt.result(name, call_id, failure(name, "unknown_tool", message))

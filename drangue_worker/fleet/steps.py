@@ -124,7 +124,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             ended: set[int] = set()  # whose claims are to be given back
             running: set[int] = set()
             while not self._stop.wait(KILL_CHECK_S) and not fleet.draining:
-                before, running = running, {process.pid for process in list(pool._pool._pool) if process.pid}
+                before, running = running, set(filter(_lives, [process.pid for process in list(pool._pool._pool)]))
                 ended = (ended | before) - running
                 self._try(give_back_of_ended, ended)
                 self._try(kill_overdue, running)
@@ -186,6 +186,15 @@ def _end(child: int) -> None:
 def _kill(how: Callable[[int, int], None], process: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         how(process, signal.SIGKILL)
+
+
+def _lives(child: int | None) -> bool:
+    """Whether a process of the pool has not ended. The pool itself looks only every five seconds where something the
+    process has started holds its pipes; who is asked here stays to be reaped by the pool."""
+    try:
+        return child is not None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:  # reaped
+        return False
 
 
 def _child_of(held: Held) -> int:

@@ -27,7 +27,7 @@ import h11
 from drangue_client import checks
 from drangue_worker.testing.anthropic_messages import AnthropicMessages
 from drangue_worker.testing.chat_completions import ChatCompletions
-from drangue_worker.testing.script import Json, ProviderCall, Reply, Script, Wire
+from drangue_worker.testing.script import Json, ProviderCall, Reply, Script, Wire, check_results
 
 __all__ = ["Json", "Provider", "ProviderCall", "Reply", "Script", "main"]
 
@@ -135,7 +135,7 @@ class Provider:
         model, (system, messages, tools) = body.get("model"), wire.read(body)
         if not isinstance(model, str) or not model or not messages:
             raise ValueError("a request needs a 'model' (its name) and at least one message that is not a system's")
-        _check_results(messages)
+        check_results(messages)
         key, stream = headers.get("idempotency-key"), bool(body.get("stream"))
         with self._changed:
             self.received += 1
@@ -168,20 +168,6 @@ def _replies(script: Sequence[Reply]) -> tuple[Reply, ...]:
     if not found:
         raise ValueError("script is empty: a script needs at least one Reply")
     return tuple(found)
-
-
-def _check_results(messages: list[Json]) -> None:
-    """Refuse tool calls without results and results without calls: what a faulty conversation builder sends."""
-    missing: set[str] = set()
-    for message in [*messages, {"role": "end"}]:
-        if message["role"] == "tool" and message["call_id"] in missing:
-            missing.remove(message["call_id"])
-        elif message["role"] == "tool":
-            raise ValueError(f"the tool result {message['call_id']!r} answers no open call of the message before it")
-        elif missing:
-            raise ValueError(f"tool calls must be followed by their results; missing: {', '.join(sorted(missing))}")
-        else:
-            missing = {call["id"] for call in message.get("tool_calls", ())}
 
 
 class _Connection(asyncio.Protocol):

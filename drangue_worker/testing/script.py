@@ -84,3 +84,17 @@ class Wire(Protocol):
 
     def stream(self, call: ProviderCall, reply: Reply) -> Iterator[bytes]:
         """The chunks of a streamed answer."""
+
+
+def check_results(messages: list[Json]) -> None:
+    """Refuse tool calls without results and results without calls: what a faulty conversation builder sends."""
+    missing: set[str] = set()
+    for message in [*messages, {"role": "end"}]:
+        if message["role"] == "tool" and message["call_id"] in missing:
+            missing.remove(message["call_id"])
+        elif message["role"] == "tool":
+            raise ValueError(f"the tool result {message['call_id']!r} answers no open call of the message before it")
+        elif missing:
+            raise ValueError(f"tool calls must be followed by their results; missing: {', '.join(sorted(missing))}")
+        else:
+            missing = {call["id"] for call in message.get("tool_calls", ())}

@@ -114,6 +114,21 @@ def test_the_stricter_of_then_and_now_says_how_many_must_grant(store: Any, wire:
     assert sent == [1]
 
 
+def test_a_question_put_anew_is_about_the_arguments_as_they_stand(store: Any, wire: Tool, sent: list[int]) -> None:
+    """Ann made it 3 and was enough then; today Bob is asked as well, and about 3."""
+    model = FakeModel([[("wire", {"amount": 1})], "end"])
+    asking(store, wire, Approval(), model).run_sync("go", run_id=RUN)
+    today = asking(store, wire, Approval(people=2), model)
+    asyncio.run(today.approve(RUN, arguments={"amount": 3}, by="ann"))
+    (request,) = today.run_sync(run_id=RUN).pending_approvals
+    assert (request["arguments"], request["asked_arguments"]) == ({"amount": 3}, {"amount": 1})
+    with pytest.raises(ChangedArgumentsError):
+        asyncio.run(today.approve(RUN, by="bob"))
+    asyncio.run(today.approve(RUN, by="bob", arguments_hash=request["arguments_hash"]))
+    assert today.run_sync(run_id=RUN).status == "completed"
+    assert sent == [3]
+
+
 def test_an_unknown_outcome_shows_the_arguments_that_ran(store: Any) -> None:
     """Who asks the bank about 1,000 when 3 were sent finds nothing, and lets it be sent again."""
 

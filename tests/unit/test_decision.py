@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drangue_client.messages import ModelResponse, ToolCall
 from drangue_worker.engine.decision import decision_payload, refused_calls
-from drangue_worker.engine.tool_step import _stricter
+from drangue_worker.engine.leave import _stricter
 from tests.unit.made_logs import by_chance
 
 
