@@ -73,6 +73,7 @@ _seconds = _Kind(
 _count = _Kind("a whole number of at least 1", int, lambda value: checks.is_count(value) and value >= 1)
 _flag = _Kind("true or false", _read_flag, lambda value: isinstance(value, bool))
 _place = _Kind("text such as pkg.module:function", str, lambda value: isinstance(value, str))
+_path = _Kind("the path of a file", str, lambda value: isinstance(value, str) and "\0" not in value)
 _names = _Kind(
     "a tuple of names, or in a variable names with commas between them",
     lambda value: tuple(name.strip() for name in value.split(",") if name.strip()),
@@ -107,6 +108,7 @@ class Settings:
         _seconds, 900.0, "how long a model, a guard or a memory of yours may take to answer"
     )
     visibility_timeout_s: float = _setting(_seconds, 3600.0, "when Redis redelivers an unacknowledged message")
+    liveness_file: str = _setting(_path, "", "touched every second while a worker could work, for health checks")
     task_events: bool = _setting(_flag, True, "send the task events that Flower shows")
     log_level: str = _setting(_one_of("debug", "info", "warning", "error"), "info", "least severe line logged")
     log_format: str = _setting(_one_of("json", "console"), "json", "shape of a log line")

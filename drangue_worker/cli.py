@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from drangue_client.console.shell import FAILED, OK, UNUSABLE, json_option, run_
 from drangue_client.console.steering import login_name
 from drangue_client.errors import DrangueError, QueueUnavailable, SettingsError
 from drangue_client.settings import Settings
-from drangue_client.wire.queue import LOOP_QUEUES, QUEUES, TOOL_QUEUE, unreachable
+from drangue_client.wire.queue import COORDINATE_QUEUE, LOOP_QUEUES, QUEUES, TOOL_QUEUE, unreachable
 
 if TYPE_CHECKING:
     from drangue_worker.registry import Registry
 
-POOLS = ("model", "tool")
+POOLS = ("model", "tool")  # what one command starts; a pool of coordinators is for those who want one apart
+ALL_POOLS = ("coordinator", *POOLS)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -39,26 +41,46 @@ def drangue() -> None:
 
 
 @click.command(short_help="Work on runs.")
-@click.argument("pool", required=False, type=click.Choice(POOLS))
+@click.argument("pool", required=False, type=click.Choice(ALL_POOLS))
 @click.option("--concurrency", type=click.IntRange(1), help="Steps in flight (model) or child processes (tool).")
 @click.option("--queues", help="Queues to serve, by commas, in place of the pool's own.")
 @click.option("--name", help="Name of this worker among the others.  [default: POOL.PID@HOST]")
+@click.option("--liveness-file", type=FILE, help="Touched every second while it could work, for health checks.")
 @click.option("--parent", type=int, hidden=True)
-def worker(pool: str | None, concurrency: int | None, queues: str | None, name: str | None, parent: int | None) -> int:
+def worker(
+    pool: str | None,
+    concurrency: int | None,
+    queues: str | None,
+    name: str | None,
+    liveness_file: Path | None,
+    parent: int | None,
+) -> int:
     """Work on runs: start the POOL `model` (model calls, coordination, async tools) or `tool` (sync tools).
 
-    Without POOL both are started and kept running. SIGTERM lets running steps finish for DRANGUE_DRAIN_GRACE_S seconds,
-    then gives them back.
+    \b
+    drangue worker                                    model and tool, started again when one dies
+    drangue worker model --concurrency 200
+    drangue worker tool --queues browser
+    drangue worker coordinator                        coordination alone, where that must not wait for model calls
+
+    SIGTERM lets running steps finish for DRANGUE_DRAIN_GRACE_S seconds, then gives them back.
     """
+    from drangue_worker.fleet.liveness import check_writable
     from drangue_worker.registry import serving
     from drangue_worker.supervisor import Supervisor, follow_parent, worker_command
 
     if parent is not None:
         follow_parent(parent)
-    if pool is None and (concurrency or queues or name):
-        raise click.UsageError("--concurrency, --queues and --name are for one pool; name it: model or tool.")
     settings = settings_here()
-    served = serving(settings, thinking=pool != "tool")
+    if liveness_file is not None:
+        settings = replace(settings, liveness_file=str(liveness_file.absolute()))
+    if pool is None and (concurrency or queues or name or settings.liveness_file):
+        raise click.UsageError(
+            "--concurrency, --queues, --name and a liveness file are for one pool; name it: model or tool."
+        )
+    if settings.liveness_file:
+        check_writable(settings.liveness_file)
+    served = serving(settings, thinking=pool in (None, "model"))
     wanted = _queues(pool, queues, served) if pool else []
     _check_servers(settings)
     os.environ.update(settings.to_env())  # the addresses may come from a stack; Celery's children read the environment
@@ -74,7 +96,11 @@ def _queues(pool: str, given: str | None, registry: Registry) -> list[str]:
     """The queues to serve: the pool's own, or the given ones. SettingsError for one that nobody sends to."""
     custom = registry.queues - set(QUEUES)
     on_loop = custom & registry.async_queues
-    own = [*LOOP_QUEUES, *sorted(on_loop)] if pool == "model" else [TOOL_QUEUE, *sorted(custom - on_loop)]
+    own = {
+        "coordinator": [COORDINATE_QUEUE],
+        "model": [*LOOP_QUEUES, *sorted(on_loop)],
+        "tool": [TOOL_QUEUE, *sorted(custom - on_loop)],
+    }[pool]
     chosen = [name.strip() for name in given.split(",")] if given else own
     known = sorted({*QUEUES, *custom})
     unknown = [name for name in chosen if name not in known]

@@ -29,6 +29,7 @@ from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
 from drangue_worker.fleet.aio import loop_thread
+from drangue_worker.fleet.liveness import living_step
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.logs import get_logger
@@ -140,7 +141,8 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             except Exception:
                 log.exception("kill_failed")  # the next look may succeed, and must be tried
 
-    return [Guard, Sweeping, Draining, Killing]
+    living = [living_step(fleet.settings.liveness_file)] if fleet.settings.liveness_file else []
+    return [Guard, Sweeping, Draining, Killing, *living]
 
 
 def give_back_of_ended(fleet: FleetRuntime, children: set[int]) -> None:
