@@ -148,6 +148,26 @@ def _serve(pool: str, settings: Settings, concurrency: int | None, queues: list[
     return OK if told else FAILED  # Celery says 0 of a worker that gave up, and nobody would start it again
 
 
+@click.command(short_help="Tell Prometheus of the fleet.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to answer at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="0: a free one.")
+@click.option("--prices", type=FILE, help="JSON: {model: {input, output}} in USD per million tokens.")
+@click.option("--once", is_flag=True, help="Print the metrics and end.")
+def metrics(host: str, port: int, prices: Path | None, once: bool) -> int:
+    """Serve the fleet's metrics for Prometheus: what is due, held and waiting, steps, tokens, dollars.
+
+    \b
+    drangue metrics --port 9464
+    drangue metrics --once | grep due_lag
+
+    One process per fleet is enough: it reads Postgres and Redis, and asks no worker. Counters begin at 0 with it.
+    Dollars are by the prices of each run's budget; --prices is for runs that have none. Needs the extra `metrics`.
+    """
+    from drangue_worker.exporting import export
+
+    return export(settings_here(), host, port, prices, once=once)
+
+
 @click.command(short_help="Servers and workers of this folder, in one terminal.")
 @click.option("--model-workers", type=click.IntRange(1), default=1, show_default=True, help="Model-pool processes.")
 @click.option("--tool-workers", type=click.IntRange(1), default=1, show_default=True, help="Tool-pool processes.")
@@ -225,7 +245,7 @@ def evaluation(context: click.Context, /, **options: Any) -> int:
         return UNUSABLE
 
 
-for command in (*COMMANDS, worker, dev, demo, evaluation):
+for command in (*COMMANDS, worker, metrics, dev, demo, evaluation):
     drangue.add_command(command)
 
 

@@ -32,7 +32,7 @@ FLOORS = [
     "drangue_client.store.reading",
     "drangue_client.store.claiming drangue_client.store.settling drangue_client.store.sweeping"
     " drangue_client.store.holding drangue_client.store.listing drangue_client.store.checking"
-    " drangue_client.store.forgetting",
+    " drangue_client.store.forgetting drangue_client.store.counting",
     "drangue_client.store.log drangue_client.store.migrate",
     "drangue_client.store.riding",
     "drangue_client.store",
@@ -41,7 +41,7 @@ FLOORS = [
     "drangue_client.submission drangue_client.turns drangue_client.unknowns drangue_client.verdicts"
     " drangue_client.waiting",
     "drangue_client.steering",
-    "drangue_client.doctor drangue_client.pruning drangue_client.client",
+    "drangue_client.doctor drangue_client.metrics drangue_client.pruning drangue_client.client",
     "drangue_client.aio",
     "drangue_client",
     "drangue_client.console",
@@ -70,7 +70,7 @@ FLOORS = [
     "drangue_worker.embedded.programs",
     "drangue_worker.embedded.postgres drangue_worker.embedded.redis",
     "drangue_worker.embedded",
-    "drangue_worker.supervisor",
+    "drangue_worker.supervisor drangue_worker.exporting",
     "drangue_worker.dev",
     "drangue_worker.demo drangue_worker.chaos",
     "drangue_worker.cli",

@@ -32,6 +32,7 @@ from drangue_client.events import Event, Fact, normalise
 from drangue_client.run import ENDED
 from drangue_client.store.checking import Checking
 from drangue_client.store.claiming import claim_step
+from drangue_client.store.counting import Counting
 from drangue_client.store.database import Database
 from drangue_client.store.forgetting import Forgetting
 from drangue_client.store.holding import Holding, of_child
@@ -69,7 +70,7 @@ T = TypeVar("T")
 Item = TypeVar("Item", NewRun, Move)
 
 
-class SqlLog(Listing, Sweeping, Holding, Checking, Forgetting):
+class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
     def __init__(self, url: str | URL, pool_size: int = 5) -> None:

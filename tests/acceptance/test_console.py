@@ -42,6 +42,7 @@ COMMANDS = (
     "prune",
     "migrate",
     "worker",
+    "metrics",
     "dev",
     "demo",
     "eval",
