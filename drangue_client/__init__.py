@@ -10,6 +10,7 @@ from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError
 from drangue_client.events import Event
+from drangue_client.limits import Limits
 from drangue_client.result import Result
 from drangue_client.run import Run
 from drangue_client.settings import Settings
@@ -23,6 +24,7 @@ __all__ = [
     "Client",
     "DrangueError",
     "Event",
+    "Limits",
     "Result",
     "Run",
     "Settings",

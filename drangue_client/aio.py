@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from drangue_client import checks
 from drangue_client.client import Client
 from drangue_client.events import Event
+from drangue_client.limits import Limits
 from drangue_client.result import Result
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
@@ -57,6 +58,7 @@ class AsyncClient:
         tokens: bool = False,
         deadline: float | None = None,
         not_before: float | None = None,
+        limits: Limits | None = None,
         allow_unknown: bool = False,
         connection: Any = None,
     ) -> Submission:
@@ -73,6 +75,7 @@ class AsyncClient:
             tokens=tokens,
             deadline=deadline,
             not_before=not_before,
+            limits=limits,
             allow_unknown=allow_unknown,
             connection=connection,
         )

@@ -13,6 +13,11 @@ MODES: tuple[Mode, ...] = get_args(Mode)  # from least leave to most
 OnExpiry = Literal["reject", "fallback"]
 
 
+def stricter(one: Mode, other: Mode) -> Mode:
+    """The mode that gives less leave."""
+    return min(one, other, key=MODES.index)
+
+
 def same_person(name: str) -> str:
     """What of a name tells people apart: neither its case nor the blanks around it. Names are taken at their word."""
     return name.strip().casefold()

@@ -13,7 +13,8 @@ from typing import Any, get_args
 from drangue_client import checks
 from drangue_client.answer import schema_of
 from drangue_client.errors import QueueUnavailable, UnknownAgentError
-from drangue_client.events import Event
+from drangue_client.events import Event, normalise
+from drangue_client.limits import Limits
 from drangue_client.result import Result
 from drangue_client.run import Status
 from drangue_client.settings import Settings
@@ -63,6 +64,7 @@ class Client(Steering):
         tokens: bool = False,
         deadline: float | None = None,
         not_before: float | None = None,
+        limits: Limits | None = None,
         allow_unknown: bool = False,
         connection: Any = None,
     ) -> Submission:
@@ -73,8 +75,9 @@ class Client(Steering):
         answer must match, in place of the agent's own. `turn_id` names the first turn, as in `say`. With `tokens` the
         workers show answers to `stream` while they are written. `deadline` is how many seconds each turn may take,
         counted from when it is asked for; the agent's own holds where that is shorter. It begins at once, or at
-        `not_before` (epoch seconds). Raises UnknownAgentError for a name that no worker has registered, unless
-        `allow_unknown`, or no worker has registered anything yet.
+        `not_before` (epoch seconds). `limits` hold for this run beside the agent's own terms, the stricter of each.
+        Raises UnknownAgentError for a name that no worker has registered, unless `allow_unknown`, or no worker has
+        registered anything yet.
 
         With `connection` (a SQLAlchemy Connection or Session, a psycopg connection, Django's `connection`) the run is a
         part of the caller's transaction in the same database: it is there if and only if the caller commits, and begins
@@ -86,14 +89,15 @@ class Client(Steering):
         checks.flag("tokens", tokens)
         checks.seconds("deadline", deadline, optional=True)
         checks.moment("not_before", not_before, optional=True)
-        if not checks.flag("allow_unknown", allow_unknown):
-            self._check_agent(agent)
+        checks.kind("limits", limits, Limits, "a Limits", optional=True)
+        self._check_agent(agent, limits, checks.flag("allow_unknown", allow_unknown))
         asked = {
             "output_schema": schema_of(output_schema),
             "turn_id": turn_id,
             "tokens": tokens or None,
             "deadline_s": deadline,
             "not_before": not_before,
+            "limits": normalise(limits.to_json()) if limits else None,
             "traceparent": current_traceparent(),
         }
         new = NewRun(
@@ -107,7 +111,7 @@ class Client(Steering):
             not_before=not_before,
         )
         row, created = self._log(connection).submit([new])[0]
-        check_same(row, agent, input, new.overrides.get("output_schema"))
+        check_same(row, agent, input, new.overrides.get("output_schema"), new.overrides.get("limits"))
         later = not_before is not None and not_before > row.created_at  # nobody is to be told yet
         return Submission(run_id, created, self._tell(row, connection) if created and not later else True)
 
@@ -217,7 +221,11 @@ class Client(Steering):
         self._doorbell.close()
         self._tokens.close()
 
-    def _check_agent(self, agent: str) -> None:
-        known = [row.name for row in self.log.agents()]
-        if known and agent not in known:
-            raise UnknownAgentError(agent, known)
+    def _check_agent(self, agent: str, limits: Limits | None, allow_unknown: bool) -> None:
+        if allow_unknown and limits is None:
+            return
+        known = {row.name: row for row in self.log.agents()}
+        if known and agent not in known and not allow_unknown:
+            raise UnknownAgentError(agent, list(known))
+        if limits is not None and agent in known:
+            limits.check(known[agent].summary["tools"])

@@ -44,7 +44,9 @@ def check_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     return kept
 
 
-def check_same(row: RunRow, agent: str, input: str, output_schema: Any = None) -> None:
+def check_same(
+    row: RunRow, agent: str, input: str, output_schema: Any = None, limits: Mapping[str, Any] | None = None
+) -> None:
     """Raise RunExistsError unless the run was submitted with these."""
     if row.agent != agent:
         raise RunExistsError(row.run_id, f"agent ({row.agent!r})")
@@ -52,3 +54,5 @@ def check_same(row: RunRow, agent: str, input: str, output_schema: Any = None) -
         raise RunExistsError(row.run_id, "input")
     if row.overrides.get("output_schema") != output_schema:
         raise RunExistsError(row.run_id, "output_schema")
+    if row.overrides.get("limits") != limits:
+        raise RunExistsError(row.run_id, "limits")

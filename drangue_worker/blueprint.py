@@ -79,6 +79,7 @@ class Blueprint:
         _check_names("guardrails", {*(guardrails.allow or ()), *guardrails.deny} if guardrails else (), by_name)
         names = tuple(name_of(one) for one in models)
         ceilings = [ceiling_of(one) for one in models]
+        known = [one for one in ceilings if one]
         terms = Terms(
             models=names,
             instructions=instructions,
@@ -86,7 +87,7 @@ class Blueprint:
             autonomy=autonomy,
             tools={name: one.terms() for name, one in by_name.items()},
             asked_per_step=getattr(router, "asked_per_step", len(models) or 1),
-            output_ceiling=max((one for one in ceilings if one), default=None),
+            output_ceiling=max(known) if len(known) == len(ceilings) and known else None,
             prompt_overhead=max(map(overhead_of, models), default=0),
             budget=budget,
             guards=guardrails.terms() if guardrails else None,

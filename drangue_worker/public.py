@@ -16,6 +16,7 @@ from drangue_client.errors import (
     ValidationError,
 )
 from drangue_client.events import Event
+from drangue_client.limits import Limits
 from drangue_client.messages import ModelResponse, ToolCall
 from drangue_client.result import Result
 from drangue_client.settings import Settings
@@ -81,6 +82,7 @@ __all__ = [
     "InMemoryStore",
     "Judge",
     "LeaseHeldError",
+    "Limits",
     "Memory",
     "MemoryItem",
     "Model",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from drangue_client.autonomy import Autonomy
+from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.console.filters import SECONDS, pairs, run_filters
 from drangue_client.console.looking import agents, doctor, queues, tail, workers
@@ -16,6 +18,7 @@ from drangue_client.console.shell import FAILED, OK, client_here, json_option, s
 from drangue_client.console.steering import approve, cancel, outcome, prune, reject, retry
 from drangue_client.console.views import approvals_list, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
+from drangue_client.limits import Limits
 from drangue_client.result import Result
 from drangue_client.run import DEADLINE
 from drangue_client.store.values import DEFAULT_PRIORITY, RunRow
@@ -30,6 +33,10 @@ from drangue_client.store.values import DEFAULT_PRIORITY, RunRow
     "--label", "labels", multiple=True, callback=pairs, metavar="NAME=VALUE", help="To find the run by; repeatable."
 )
 @click.option("--deadline", type=SECONDS, metavar="SECONDS", help="End each turn that takes longer than this.")
+@click.option("--max-steps", type=click.IntRange(1), help="At most so many model calls in a turn.")
+@click.option("--max-tokens", type=click.IntRange(0), help="At most so many tokens in the whole run.")
+@click.option("--ask", multiple=True, metavar="TOOL", help="A person is asked before this tool runs; repeatable.")
+@click.option("--deny", multiple=True, metavar="TOOL", help="This tool may not be called; repeatable.")
 @click.option("--wait", type=SECONDS, metavar="SECONDS", help="Wait for the run to stop and print its answer.")
 @click.option("--allow-unknown", is_flag=True, help="Submit although no worker has registered the agent yet.")
 @json_option
@@ -42,6 +49,10 @@ def submit(
     priority: int,
     labels: dict[str, str],
     deadline: float | None,
+    max_steps: int | None,
+    max_tokens: int | None,
+    ask: tuple[str, ...],
+    deny: tuple[str, ...],
     wait: float | None,
     allow_unknown: bool,
     as_json: bool,
@@ -51,7 +62,13 @@ def submit(
     \b
     drangue submit oncall "Why did checkout fail at 09:40?"
     drangue submit oncall "..." --run-id incident-4711 --wait 60
+    drangue submit oncall "..." --max-steps 5 --ask restart
+
+    What limits a run holds beside the agent's own terms: nothing is loosened by it.
     """
+    budget = Budget(max_tokens) if max_tokens is not None else None
+    autonomy = Autonomy(modes=dict.fromkeys(ask, "assisted")) if ask else None
+    limited = any((max_steps, budget, autonomy, deny))
     with client_here(context) as client:
         done = client.submit(
             agent,
@@ -60,6 +77,7 @@ def submit(
             priority=priority,
             labels=labels,
             deadline=deadline,
+            limits=Limits(max_steps, budget, autonomy, deny) if limited else None,
             allow_unknown=allow_unknown,
         )
         if wait is not None and (sys.stderr.isatty() or not done.sent):

@@ -17,6 +17,9 @@ Executor = Literal["celery", "inline"]
 Kind = Literal["prepare", "model", "tool"]
 DEFAULT_PRIORITY = 5
 
+# What a run may be started with besides its agent's terms. A worker leaves a run with any other name to a newer one.
+OVERRIDES = frozenset({"output_schema", "turn_id", "tokens", "deadline_s", "not_before", "limits", "traceparent"})
+
 # How an attempt ended that gave no answer.
 KILLED = "killed"  # its process was killed at its timeout
 REAPED = "reaped"  # its process has ended
@@ -26,7 +29,7 @@ LAPSED = "lapsed"  # nobody heard of it again: it may be alive
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run to be recorded. `wake_in_s` is when a sweep may first suspect that its message was lost; `overrides` is
-    what it is started with besides its agent's terms: {"output_schema"?, "turn_id"?, "tokens"?, "deadline_s"?}.
+    what it is started with besides its agent's terms, by the names of OVERRIDES.
     `not_before` (epoch seconds) is when it may begin."""
 
     run_id: str

@@ -14,9 +14,10 @@ from typing import Any, assert_never
 from drangue_client.errors import ConflictError, ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.folding import fold
+from drangue_client.limits import Limits
 from drangue_client.outcomes import is_unknown
 from drangue_client.run import Run
-from drangue_client.store.values import Ask, Executor, Look, Move, Moved, Open, StepRef
+from drangue_client.store.values import OVERRIDES, Ask, Executor, Look, Move, Moved, Open, StepRef
 from drangue_client.wire.queue import MODEL_QUEUE
 from drangue_worker.engine.facts import Check, Evidence, fact_of
 from drangue_worker.engine.runtime import Runtime
@@ -198,7 +199,13 @@ def _start(runtime: Runtime, look: Look) -> Fact | None:
     begins = max(look.row.created_at, overrides.get("not_before", 0.0))
     if look.now < begins:
         return None  # it is due then, and nobody should have asked for it before
+    newer = overrides.keys() - OVERRIDES
+    if newer:
+        # It may be a limit; a worker that knows it takes the run at a later sweep.
+        log.warning("override_unknown", run_id=look.row.run_id, override=", ".join(sorted(newer)))
+        return None
     terms = replace(blueprint.terms, output_schema=overrides.get("output_schema", blueprint.terms.output_schema))
+    terms = Limits.from_json(overrides["limits"]).on(terms) if "limits" in overrides else terms
     limits = [one for one in (terms.deadline_s, overrides.get("deadline_s")) if one is not None]
     terms = replace(terms, deadline_s=min(limits, default=None))
     payload: dict[str, Any] = {"input": look.row.input, "config": terms.to_json()}

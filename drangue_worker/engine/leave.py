@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from drangue_client.autonomy import MODES, Approval, Mode, same_person
+from drangue_client.autonomy import Approval, same_person, stricter
 from drangue_client.errors import ValidationError
 from drangue_client.events import Event
 from drangue_client.outcomes import approved_as, failure, shadow
@@ -32,7 +32,7 @@ async def answered_without_running(attempt: Attempt, tool: Tool, call: dict[str,
     forbidden = terms.refusal(name) or today.refusal(name)
     if forbidden:
         return attempt.dispatched(name, call_id, failure(name, "blocked", forbidden))
-    mode = _stricter(terms.mode_for(name), today.mode_for(name))
+    mode = stricter(terms.mode_for(name), today.mode_for(name))
     if mode == "shadow":
         return attempt.result(name, call_id, shadow(name, arguments))
     if any(event.type == "approval_expired" for event in attempt.claimed.facts):
@@ -113,8 +113,3 @@ def as_approved(call: dict[str, Any], content: str) -> str:
 
 def _grant(event: Event) -> dict[str, Any]:
     return event.payload if event.type == "approval_granted" else {}
-
-
-def _stricter(one: Mode, other: Mode) -> Mode:
-    """The mode that gives less leave."""
-    return min(one, other, key=MODES.index)

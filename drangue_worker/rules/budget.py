@@ -35,6 +35,9 @@ def stop(run: Run, lost: int = 0) -> str | None:
         return None
     tokens, usd = run.spent.tokens, run.spent.usd
     if budget.hard:
+        unknown = _unenforceable(terms, budget)
+        if unknown is not None:
+            return f"(stopped: budget unenforceable: {unknown})"
         most = reserve(run, terms, budget)
         over_tokens = budget.max_tokens is not None and tokens + (lost + 1) * most.tokens > budget.max_tokens
         over_usd = budget.max_usd is not None and usd + (lost + 1) * most.usd > budget.max_usd
@@ -45,6 +48,17 @@ def stop(run: Run, lost: int = 0) -> str | None:
     if unpriced is not None and not over_tokens:
         return f"(stopped: budget unenforceable: {no_price(unpriced)})"
     return EXHAUSTED if over_tokens or over_usd else None
+
+
+def _unenforceable(terms: Terms, budget: Budget) -> str | None:
+    """What a hard budget lacks to know the most a call can cost: an agent's own is checked when the agent is made, one
+    that came with a submission meets the agent here."""
+    if terms.output_ceiling is None:
+        return "a model has no output ceiling. Give it `max_tokens`."
+    for model in terms.models if budget.max_usd is not None else ():
+        if not {"input", "output"} <= set((budget.prices or {}).get(str(model), ())):
+            return no_price(str(model))
+    return None
 
 
 def reserve(run: Run, terms: Terms, budget: Budget) -> Reserve:

@@ -170,6 +170,15 @@ TABLE.add(
     approvals=(None, 5, ["read"], {"read": 2}, {5: dw.Approval()}, {"read": None}),
 )
 TABLE.add(
+    "Limits",
+    dw.Limits,
+    {},
+    max_steps=(*NO_COUNT[1:], 0),
+    budget=(5, {"max_tokens": 5}, dw.Budget),
+    autonomy=(5, "assisted", dw.Autonomy),
+    deny=(5, "read", [5], [None], None),
+)
+TABLE.add(
     "Approval",
     dw.Approval,
     {},

@@ -116,6 +116,7 @@ TABLE.add(
     tracer=(None, 5, "zipkin"),
     trace_content=NO_FLAG,
     trace_redact=(None, 5),
+    liveness_file=(None, 5, "a\0b"),
 )
 
 # Clients
@@ -164,6 +165,7 @@ TABLE.add(
     tokens=(1, "no"),
     deadline=(0, -1, NAN, INF, True, "60", []),
     not_before=(NAN, INF, True, "today", 1e300),
+    limits=(5, {"max_steps": 5}, dw.Limits),
     connection=NO_CONNECTION,
     allow_unknown=NO_FLAG,
     **SCHEMA,
@@ -216,6 +218,12 @@ TABLE.add(
     after=("x", 1.5, -2, 2**31),
 )
 TABLE.add("Client.pending_approvals", lambda **given: client().pending_approvals(**given), {}, run_id=(5,))
+TABLE.add(
+    "Client.watch_approvals",
+    lambda **given: list(client().watch_approvals(**given)),
+    {"timeout": 0},
+    timeout=TIMEOUT,
+)
 TABLE.add(
     "Client.cancel",
     lambda **given: client().cancel(**given),

@@ -39,7 +39,7 @@ ONE, TWO, THREE = Bounded("one"), Bounded("two", 300), Bounded("three", 200)
         (FallbackModel(ONE, FallbackModel(TWO, THREE)), ("one", "two", "three"), 3, 300),
         (RuleRouter(THREE, [(lambda m, i: True, FallbackModel(ONE, TWO))]), ("three", "one", "two"), 2, 300),
         (FakeModel(), ("fake",), 1, None),
-        (FallbackModel(FakeModel(), ONE), ("fake", "one"), 2, 100),
+        (FallbackModel(FakeModel(), ONE), ("fake", "one"), 2, None),
     ],
     ids=["model", "single", "rule", "fallback", "router", "nested", "rule of a fallback", "unbounded", "half bounded"],
 )

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drangue_client.autonomy import Mode, stricter
 from drangue_client.messages import ModelResponse, ToolCall
 from drangue_worker.engine.decision import decision_payload, refused_calls
-from drangue_worker.engine.leave import _stricter
 from tests.unit.made_logs import by_chance
 
 
@@ -69,7 +69,7 @@ def test_no_two_calls_of_a_decision_share_an_id(given_ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "stricter"),
+    ("one", "other", "held"),
     [
         ("autonomous", "autonomous", "autonomous"),
         ("autonomous", "assisted", "assisted"),
@@ -77,9 +77,9 @@ def test_no_two_calls_of_a_decision_share_an_id(given_ids: list[str]) -> None:
         ("shadow", "autonomous", "shadow"),
     ],
 )
-def test_the_mode_that_gives_less_leave_holds(one: str, other: str, stricter: str) -> None:
+def test_the_mode_that_gives_less_leave_holds(one: Mode, other: Mode, held: Mode) -> None:
     """Of the recorded and today's: a gate can be added while a run is under way, but not taken away."""
-    assert (_stricter(one, other), _stricter(other, one)) == (stricter, stricter)
+    assert (stricter(one, other), stricter(other, one)) == (held, held)
 
 
 @pytest.mark.parametrize("stop_reason", ["length", "max_tokens"])

@@ -42,6 +42,7 @@ NAMES = {
         "DrangueError",
         "FallbackModel",
         "FallbackRouter",
+        "Limits",
         "PostgresStore",
         "Settings",
     ],
