@@ -41,6 +41,7 @@ from drangue_worker.evals import (
     within_steps,
     within_tokens,
 )
+from drangue_worker.fleet.install import install
 from drangue_worker.memory import Memory, MemoryItem, NullMemory
 from drangue_worker.models import (
     AnthropicModel,
@@ -116,6 +117,7 @@ __all__ = [
     "evaluate",
     "forbids_tool",
     "harden",
+    "install",
     "judged",
     "output_contains",
     "output_satisfies",

@@ -20,36 +20,54 @@ from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.export import check_tracer, flush
 from drangue_worker.registry import Registry
 
+THREADS = "drangue_worker.fleet.pool:TaskPool"
+
 
 def make_app(settings: Settings, registry: Registry) -> Celery:
     """A Celery app that performs steps of the agents in `registry`."""
-    check_tracer(settings)
-    transport.use_it()
     app = Celery("drangue")
     app.conf.update(worker_settings(settings, registry))
     fleet = FleetRuntime(settings, registry, app)
+    equip(app, fleet)
+
+    def choose_processes(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
+        if instance.app is app and not _on_threads(conf, options):
+            conf.worker_concurrency = settings.tool_concurrency
+
+    celeryd_init.connect(choose_processes, weak=False)
+    return app
+
+
+def equip(app: Celery, fleet: FleetRuntime) -> None:
+    """Give an app our tasks, and its workers our parts, which work in those that serve one of our queues."""
+    settings = fleet.settings
+    check_tracer(settings)
+    transport.use_it()
     add_tasks(app, fleet)
     for step in steps_for(fleet):
         app.steps["worker"].add(step)
 
-    def choose_concurrency(sender: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
-        """Threads that wait and processes that work want different numbers; `--concurrency` still wins."""
-        pool = get_implementation(options.get("pool") or conf.worker_pool)
-        on_threads = issubclass(pool, TaskPool)
-        conf.worker_concurrency = settings.model_concurrency if on_threads else settings.tool_concurrency
+    def choose_threads(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
+        """Threads that wait are more than processes that work; `--concurrency` still wins."""
+        if instance.app is app and _on_threads(conf, options):
+            conf.worker_concurrency = settings.model_concurrency
 
     def send_spans(**_: Any) -> None:
         flush(settings)
 
     def lead_a_group(**_: Any) -> None:
         """What a tool starts is ended with the process that started it: only then is nothing of it at work any more."""
-        os.setpgid(0, 0)
+        if fleet.serves(app.amqp.queues.consume_from):
+            os.setpgid(0, 0)
 
-    celeryd_init.connect(choose_concurrency, weak=False)
+    celeryd_init.connect(choose_threads, weak=False)
     worker_process_init.connect(lead_a_group, weak=False)
     worker_process_shutdown.connect(send_spans, weak=False)
     worker_shutdown.connect(send_spans, weak=False)
-    return app
+
+
+def _on_threads(conf: Any, options: dict[str, Any]) -> bool:
+    return issubclass(get_implementation(options.get("pool") or conf.worker_pool), TaskPool)
 
 
 def worker_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
@@ -57,9 +75,7 @@ def worker_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
     return {
         **broker_settings(settings),
         "task_queues": [queue_named(name) for name in sorted({*QUEUES, *registry.queues})],
-        "worker_pool": "drangue_worker.fleet.pool:TaskPool",
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": True,  # claims count the attempts, so it cannot go on for ever
+        "worker_pool": THREADS,
         "task_retry_on_worker_lost": False,
         "worker_prefetch_multiplier": 1,
         # Claims make the redelivery harmless, and a call in flight is worth keeping.

@@ -44,17 +44,29 @@ UNWANTED_S = 3.0  # a call that was told to stop with its turn has so long to en
 def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
     """The bootsteps of one app, bound to its runtime."""
 
-    class Guard(bootsteps.StartStopStep):
+    class Ours(bootsteps.StartStopStep):
+        """A part of workers that serve one of our queues: an application's own workers do other things as well."""
+
+        def include_if(self, parent: Any) -> bool:
+            return fleet.serves(parent.app.amqp.queues.consume_from)
+
+    class Guard(Ours):
         """Serves each queue from a pool that can stop what it runs: loops on our threads, sync tools in processes."""
 
-        def __init__(self, worker: Any, **kwargs: Any) -> None:
+        def include_if(self, parent: Any) -> bool:
+            if super().include_if(parent):
+                self._check(parent)
+            return False  # it has nothing to do later on
+
+        def _check(self, worker: Any) -> None:
             pool = get_implementation(worker.pool_cls)
             if not issubclass(pool, (TaskPool, PreforkPool)):
                 _refuse(
                     f"the pool {pool.__module__} cannot give back what it runs when it is told to stop. Leave `-P` out "
-                    "for the loop's queues, use `-P processes` for sync tools."
+                    "for the loop's queues, use `-P processes` for sync tools, or name other queues with `-Q`."
                 )
-            sync = sorted(set(worker.app.amqp.queues.consume_from) - set(LOOP_QUEUES) - fleet.registry.async_queues)
+            served = fleet.queues.intersection(worker.app.amqp.queues.consume_from)
+            sync = sorted(served - set(LOOP_QUEUES) - fleet.registry.async_queues)
             if issubclass(pool, TaskPool) and sync:
                 _refuse(
                     f"this worker runs tasks on threads but is asked for the queues of sync tools ({', '.join(sync)}). "
@@ -62,7 +74,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
                     f"{','.join(LOOP_QUEUES)}`."
                 )
 
-    class Sweeping(bootsteps.StartStopStep):
+    class Sweeping(Ours):
         """The sweeper's thread, and the registration of this worker's agents."""
 
         requires = ("celery.worker.components:Pool",)
@@ -88,7 +100,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
                 self._stop.wait, sweeper, lambda: settings.sweep_s * random.uniform(0.7, 1.0), Registration(fleet).renew
             )
 
-    class Draining(bootsteps.StartStopStep):
+    class Draining(Ours):
         """Bounds how long a worker that was told to stop goes on with what it has begun."""
 
         requires = ("celery.worker.components:Pool",)
@@ -103,7 +115,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
         def stop(self, worker: Any) -> None:
             worker_shutting_down.disconnect(self._begin)
 
-    class Killing(bootsteps.StartStopStep):
+    class Killing(Ours):
         """Ends the processes of a prefork pool in which a call goes on although its time, or its turn, is over."""
 
         requires = ("celery.worker.components:Pool",)

@@ -25,6 +25,15 @@ log = get_logger("drangue.tasks")
 
 T = TypeVar("T")
 
+# Whatever an application's own app says for its tasks.
+OPTIONS: dict[str, Any] = {
+    "acks_late": True,
+    "reject_on_worker_lost": True,  # claims count the attempts, so it cannot go on for ever
+    "ignore_result": True,
+    "serializer": "json",
+    "shared": False,
+}
+
 
 class StepError(Exception):
     """A task failed outside its step; the worker's log holds the reason."""
@@ -50,22 +59,22 @@ def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
         if steps:
             await fleet.runtime().database(_send, fleet, list(steps))
 
-    @app.task(name=COORDINATE)
+    @app.task(**OPTIONS, name=COORDINATE)
     def coordinate_run(run_id: str) -> None:
         if _is_id(run_id):
             _run(do_coordinate(run_id))
 
-    @app.task(name=PREPARE)
+    @app.task(**OPTIONS, name=PREPARE)
     def prepare(run_id: str, step: int) -> None:
         if _is_id(run_id) and _is_step(step):
             _run(do_step(run_id, step))
 
-    @app.task(name=CALL_MODEL)
+    @app.task(**OPTIONS, name=CALL_MODEL)
     def call_model(run_id: str, step: int) -> None:
         if _is_id(run_id) and _is_step(step):
             _run(do_step(run_id, step))
 
-    @app.task(name=CALL_TOOL)
+    @app.task(**OPTIONS, name=CALL_TOOL)
     def call_tool(run_id: str, step: int) -> None:
         if _is_id(run_id) and _is_step(step):
             _run(do_step(run_id, step))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Iterable
 
 from celery import Celery
 
 from drangue_client.settings import Settings
 from drangue_client.store.log import SqlLog
-from drangue_client.wire.queue import Sender
+from drangue_client.wire.queue import QUEUES, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import TokenStream
 from drangue_worker.engine.runtime import Runtime
@@ -26,9 +27,10 @@ LOG_THREADS = 4  # more only contend for the interpreter
 
 class FleetRuntime:
     """What the tasks and the sweeper of one worker share. `worker` names it in claims, and with a
-    child's process id behind it the child that does the work."""
+    child's process id behind it the child that does the work. Hints are sent through `app`, or through an app of our
+    own, whose settings nobody else changes."""
 
-    def __init__(self, settings: Settings, registry: Registry, app: Celery) -> None:
+    def __init__(self, settings: Settings, registry: Registry, app: Celery | None) -> None:
         self.settings = settings
         self.registry = registry
         self.sender = Sender(settings, app)
@@ -38,6 +40,15 @@ class FleetRuntime:
         self.draining = False
         self._main = os.getpid()
         self._runtimes: dict[int, Runtime] = {}
+
+    @property
+    def queues(self) -> set[str]:
+        """Every queue that steps of these agents are sent to."""
+        return {*QUEUES, *self.registry.queues}
+
+    def serves(self, queues: Iterable[str]) -> bool:
+        """Whether a worker that consumes these queues works for us."""
+        return bool(self.queues.intersection(queues))
 
     def runtime(self) -> Runtime:
         """This process's runtime."""

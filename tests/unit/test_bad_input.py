@@ -33,6 +33,7 @@ EXEMPT = {
     ),
     **dict.fromkeys(("check_store_idempotent_append", "check_store_with_agent", "check_tracer"), CHECK),
     "crash_everywhere": CHECK,
+    "install": "needs a Celery app: see tests/acceptance/test_own_app.py",
     "AsyncClient": "hands all it is given to a Client, which is in the table",
     **dict.fromkeys(("allow_model_requests", "forbid_model_requests"), NOTHING),
     "ModelRequestForbidden": "an exception that drangue raises",

@@ -43,6 +43,7 @@ NAMES = {
         "FallbackModel",
         "FallbackRouter",
         "Limits",
+        "install",
         "PostgresStore",
         "Settings",
     ],
