@@ -6,6 +6,7 @@ once, one gets a module without `Celery`. They are therefore loaded here, where 
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 from celery import Celery
@@ -21,8 +22,11 @@ BROKER_ERRORS = (OperationalError, RedisError, OSError)
 
 def broker_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings for everyone who sends or consumes; each answers a failure that was seen to happen."""
+    url = settings.require_redis()
     return {
-        "broker_url": settings.require_redis(),
+        "broker_url": url,
+        # kombu verifies no server unless it is told to, where redis-py does; what the address says still holds.
+        **({"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED}} if url.lower().startswith("rediss:") else {}),
         "broker_transport_options": {
             "socket_timeout": 5,  # without it a half-open link blocks a worker or a publisher for good
             "socket_connect_timeout": 3,

@@ -160,6 +160,8 @@ def _step_of(message: bytes) -> tuple[str, int] | None:
 
 
 def unreachable(error: BaseException) -> str:
-    """What to say when Redis does not answer."""
+    """What to say when Redis does not answer, or refuses to."""
     reason = str(error).rstrip(".")
+    if type(error).__name__ == "NoPermissionError":  # by its name: redis is loaded when something is sent
+        return f"Redis refused: {reason}. Give its user what ops/redis/users.acl gives; recorded work waits meanwhile."
     return f"Redis cannot be reached: {reason}. Start it, or correct DRANGUE_REDIS_URL; recorded work waits meanwhile."

@@ -59,6 +59,8 @@ def equip(app: Celery, fleet: FleetRuntime) -> None:
         """What a tool starts is ended with the process that started it: only then is nothing of it at work any more."""
         if fleet.serves(app.amqp.queues.consume_from):
             os.setpgid(0, 0)
+            if fleet.main not in (os.getpid(), os.getppid()):  # it died before Celery had asked to be ended with it
+                os._exit(0)
 
     celeryd_init.connect(choose_threads, weak=False)
     worker_process_init.connect(lead_a_group, weak=False)

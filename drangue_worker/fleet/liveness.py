@@ -24,9 +24,11 @@ BEAT_S = 1.0
 
 
 def check_writable(path: str) -> None:
-    """Make the file, so that a path which cannot be used is known before anything starts. Raises SettingsError."""
+    """Make the file and remove it, so that a path which cannot be used is known before anything starts. Raises
+    SettingsError."""
     try:
         _touch(path)
+        Path(path).unlink()
     except OSError as error:
         raise SettingsError(
             f"DRANGUE_LIVENESS_FILE: {path!r} cannot be written ({error.strerror}). Name a file in a folder that this "

@@ -38,7 +38,7 @@ class FleetRuntime:
         # Containers share names and process ids; a claim must not be given back in the name of another worker.
         self.worker = f"{socket.gethostname()}-{secrets.token_hex(3)}/{os.getpid()}"
         self.draining = False
-        self._main = os.getpid()
+        self.main = os.getpid()
         self._runtimes: dict[int, Runtime] = {}
 
     @property
@@ -57,7 +57,7 @@ class FleetRuntime:
         return found or self._runtimes.setdefault(os.getpid(), self._make())
 
     def _make(self) -> Runtime:
-        child = os.getpid() != self._main
+        child = os.getpid() != self.main
         return Runtime(
             log=self.log,
             registry=self.registry,
