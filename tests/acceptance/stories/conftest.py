@@ -15,7 +15,8 @@ import pytest
 from tests.acceptance.shell import Done
 from tests.acceptance.stories.newcomer import FILES, FOLDER, Newcomer, Shown, commands_of
 
-ALONE = [name for name in FILES if name != "fleet"]  # which needs servers and workers
+STACKED = ("fleet", "fastapi_app", "django_app")  # which need servers and workers
+ALONE = [name for name in FILES if name not in STACKED]
 TOGETHER = [name for name in ALONE if name not in ("own_model", "durable")]  # no provider; processes of its own
 
 ONE_AFTER_THE_OTHER = """
