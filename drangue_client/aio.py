@@ -17,11 +17,25 @@ from drangue_client.client import Client
 from drangue_client.events import Event
 from drangue_client.limits import Limits
 from drangue_client.result import Result
+from drangue_client.run import MOVING
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
 from drangue_client.store.values import DEFAULT_PRIORITY, AgentRow, RunRow
 from drangue_client.submission import Submission
-from drangue_client.waiting import Grown, Patience, Pieces, following, grown, moving
+from drangue_client.waiting import (
+    Grown,
+    Patience,
+    Paused,
+    Pieces,
+    Requests,
+    Ring,
+    following,
+    grown,
+    log_of,
+    paused,
+    requests_of,
+    watching,
+)
 from drangue_client.wire.aio import AsyncSignals
 
 T = TypeVar("T")
@@ -87,11 +101,12 @@ class AsyncClient:
     async def result(self, run_id: str, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - as Client has it
         """Wait until the run has stopped, and read it. As `Client.result`; a wait that is cancelled stops no run."""
         patience, log = Patience(run_id, timeout), self._client.log
-        if await self._do(moving, log, run_id):
+        row = (await self._do(log.look, run_id)).row
+        if row.status in MOVING:
             async with self._signals.listen(run_id) as listener:
-                while status := await self._do(moving, log, run_id):
-                    await listener.wait(patience.left_s(status))
-        return Result.from_events(run_id, await self._do(log.events, run_id))
+                while (row := (await self._do(log.look, run_id)).row).status in MOVING:
+                    await listener.wait(patience.left_s(row.status))
+        return Result.from_events(run_id, await self._do(log_of, log, row))
 
     async def stream(
         self,
@@ -165,6 +180,31 @@ class AsyncClient:
     async def pending_approvals(self, run_id: str | None = None) -> list[dict[str, Any]]:
         """Requests that wait for a person. As `Client.pending_approvals`."""
         return await self._do(self._client.pending_approvals, run_id)
+
+    async def watch_approvals(
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as Client has it
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Every request that waits for a person, those there are and then new ones. As `Client.watch_approvals`."""
+        asking = watching(timeout)
+        answer: Any = None
+        async with self._signals.listen_approvals() as listener:
+            while True:
+                try:
+                    asked = asking.send(answer)
+                except StopIteration:
+                    return
+                answer = None
+                match asked:
+                    case Paused():
+                        answer = await self._do(paused, self._client.log)
+                    case Requests(row):
+                        answer = await self._do(requests_of, self._client.log, row)
+                    case Ring(wait_s):
+                        await listener.wait(wait_s)
+                    case request:
+                        yield request
 
     async def unknown_outcomes(self, run_id: str | None = None) -> list[dict[str, Any]]:
         """Calls of which nobody knows whether they took effect. As `Client.unknown_outcomes`."""

@@ -90,7 +90,8 @@ class Client(Steering):
         checks.seconds("deadline", deadline, optional=True)
         checks.moment("not_before", not_before, optional=True)
         checks.kind("limits", limits, Limits, "a Limits", optional=True)
-        self._check_agent(agent, limits, checks.flag("allow_unknown", allow_unknown))
+        log = self._log(connection)
+        _check_agent(log, agent, limits, checks.flag("allow_unknown", allow_unknown))
         asked = {
             "output_schema": schema_of(output_schema),
             "turn_id": turn_id,
@@ -110,7 +111,7 @@ class Client(Steering):
             wake_in_s=HANDOFF_S,
             not_before=not_before,
         )
-        row, created = self._log(connection).submit([new])[0]
+        row, created = log.submit([new])[0]
         check_same(row, agent, input, new.overrides.get("output_schema"), new.overrides.get("limits"))
         later = not_before is not None and not_before > row.created_at  # nobody is to be told yet
         return Submission(run_id, created, self._tell(row, connection) if created and not later else True)
@@ -125,8 +126,7 @@ class Client(Steering):
         `timeout` is in seconds, None waits without end, 0 looks once; WaitTimeout when it is over, and the run goes on.
         A failed run is returned, not raised.
         """
-        until_stopped(self.log, self._doorbell, run_id, timeout)
-        return Result.from_events(run_id, self.log.events(run_id))
+        return Result.from_events(run_id, until_stopped(self.log, self._doorbell, run_id, timeout))
 
     def say(self, run_id: str, text: str, *, turn_id: str | None = None, connection: Any = None) -> Submission:
         """Begin another turn of a run that has ended its latest one, and tell the workers.
@@ -221,11 +221,13 @@ class Client(Steering):
         self._doorbell.close()
         self._tokens.close()
 
-    def _check_agent(self, agent: str, limits: Limits | None, allow_unknown: bool) -> None:
-        if allow_unknown and limits is None:
-            return
-        known = {row.name: row for row in self.log.agents()}
-        if known and agent not in known and not allow_unknown:
-            raise UnknownAgentError(agent, list(known))
-        if limits is not None and agent in known:
-            limits.check(known[agent].summary["tools"])
+
+def _check_agent(log: Log, agent: str, limits: Limits | None, allow_unknown: bool) -> None:
+    """Asked through the log that the run is written to: on an event loop any other question would block it."""
+    if allow_unknown and limits is None:
+        return
+    known = {row.name: row for row in log.agents()}
+    if known and agent not in known and not allow_unknown:
+        raise UnknownAgentError(agent, list(known))
+    if limits is not None and agent in known:
+        limits.check(known[agent].summary["tools"])

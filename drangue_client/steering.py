@@ -3,21 +3,20 @@ became of a call. Each is recorded in Postgres first, and then the workers are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from drangue_client import checks
-from drangue_client.errors import QueueUnavailable
-from drangue_client.events import Event
+from drangue_client.errors import QueueUnavailable, UnknownRunError
 from drangue_client.folding import fold
-from drangue_client.result import pending_requests, unknown_outcomes
-from drangue_client.run import Run
+from drangue_client.result import unknown_outcomes
 from drangue_client.store.port import Log
 from drangue_client.store.values import RunRow, StepRef
 from drangue_client.submission import Submission
 from drangue_client.turns import cancel, resume
 from drangue_client.unknowns import record_outcome
 from drangue_client.verdicts import Verdict, record_verdict
+from drangue_client.waiting import requests_of, watch
 from drangue_client.wire.queue import Sender
 from drangue_client.wire.signals import Doorbell
 
@@ -53,18 +52,37 @@ class Steering:
         return done
 
     def pending_approvals(self, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Requests that wait for a person: {run_id, agent, step, call_id, tool, arguments, reasoning, text}.
+        """Requests that wait for a person: {run_id, agent, step, call_id, tool, arguments, arguments_hash, reasoning,
+        text}, and as far as its policy has them {people, granted_by, group, escalates_at, escalated_to, expires_at}.
 
-        Of one run, or of every paused run. An unknown run has none.
+        Where somebody has changed the arguments, `asked_arguments` are those of the model. Of one run, or of every
+        paused run (the newest 1000). An unknown run has none.
         """
-        return self._of_runs(pending_requests, run_id, status="paused")
+        return [item for row in self._rows(run_id, status="paused") for item in requests_of(self.log, row)]
+
+    def watch_approvals(self, *, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """Every request that waits for a person, as `pending_approvals` has it: those there are, then new ones as they
+        come, until `timeout` seconds are over (None: for ever; 0: those there are).
+
+        Each comes once, and again when it has changed in what whoever decides must know: put to another group, granted
+        by one of several people, or with other arguments, which is another `arguments_hash`. That it was decided or has
+        expired is not told: `approve` refuses then. New ones come at once, or within 5 seconds where Redis is away or
+        lost the announcement. A new watch, as after a restart, tells all that waits anew, so what is sent to people
+        must be safe to repeat: know it by run_id, step, arguments_hash. Of more than 10,000 paused runs the newest are
+        looked at. Raises DatabaseUnavailable where Postgres is away: watch again then.
+        """
+        yield from watch(self.log, self._doorbell, timeout)
 
     def unknown_outcomes(self, run_id: str | None = None) -> list[dict[str, Any]]:
         """Calls of which nobody knows whether they took effect: {run_id, step, call_id, tool, arguments, asked, since}.
 
         Of one run, or of every run. `asked` says that the run waits for `give_outcome`. An unknown run has none.
         """
-        return self._of_runs(unknown_outcomes, run_id, unknown=True)
+        found = []
+        for row in self._rows(run_id, unknown=True):
+            events = self.log.events(row.run_id)
+            found += [{"run_id": row.run_id, **item} for item in unknown_outcomes(fold(events), events)]
+        return found
 
     def approve(
         self,
@@ -107,16 +125,14 @@ class Steering:
         self._tell(row)
         return {**item, "run_id": run_id, "executor": row.executor}
 
-    def _of_runs(
-        self, find: Callable[[Run, list[Event]], list[dict[str, Any]]], run_id: str | None, **filters: Any
-    ) -> list[dict[str, Any]]:
-        """What `find` finds in a run, or in all that the filters let through."""
-        ids = [str(checks.text("run_id", run_id))] if run_id is not None else None
-        found = []
-        for one in ids or [row.run_id for row in self.log.runs(limit=1000, **filters)]:
-            events = self.log.events(one)
-            found += [{"run_id": one, **item} for item in find(fold(events), events)]
-        return found
+    def _rows(self, run_id: str | None, **filters: Any) -> list[RunRow]:
+        """The row of one run, if there is such a run, or those of all that the filters let through."""
+        if run_id is None:
+            return self.log.runs(limit=1000, **filters)
+        try:
+            return [self.log.look(checks.text("run_id", run_id)).row]
+        except UnknownRunError:
+            return []
 
     def _decide(
         self,
@@ -132,6 +148,8 @@ class Steering:
         log = self._log(connection)
         request, row = record_verdict(log, run_id, call_id, verdict, by, reason, arguments, arguments_hash)
         self._tell(row, connection)
+        if request["missing"] and connection is None:
+            self._doorbell.approval_waiting(run_id)  # it waits on, for somebody else, who must know what has changed
         return {**request, "run_id": run_id, "executor": row.executor}
 
     def _log(self, connection: Any) -> Log:

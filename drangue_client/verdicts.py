@@ -65,8 +65,8 @@ def record_verdict(
 
 def _granted(look: Look, request: dict[str, Any], by: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a grant says of the arguments it is for."""
-    edited = arguments is not None and normalise(dict(arguments)) != request["arguments"]
-    shown = normalise(dict(arguments)) if edited and arguments is not None else request["arguments"]
+    shown = request["arguments"] if arguments is None else normalise(dict(arguments))
+    edited = terms.arguments_hash(shown) != request["arguments_hash"]  # which tells 1 from true, as Python does not
     if edited:
         assert look.run.terms is not None
         tool = look.run.terms.tools.get(request["tool"])

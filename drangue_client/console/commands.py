@@ -13,14 +13,13 @@ from drangue_client.budget import Budget
 from drangue_client.client import Client
 from drangue_client.console.filters import SECONDS, pairs, run_filters
 from drangue_client.console.looking import agents, doctor, queues, tail, workers
-from drangue_client.console.one_run import answer, run_view
-from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
-from drangue_client.console.steering import approve, cancel, outcome, prune, reject, retry
+from drangue_client.console.one_run import answer, dollars, run_view
+from drangue_client.console.shell import OK, UNFINISHED, client_here, code_of, json_option, say, say_json, settings_here
+from drangue_client.console.steering import approve, cancel, login_name, outcome, prune, reject, retry
 from drangue_client.console.views import approvals_list, runs_table, unknown_list
 from drangue_client.errors import WaitTimeout
 from drangue_client.limits import Limits
 from drangue_client.result import Result
-from drangue_client.run import DEADLINE
 from drangue_client.store.values import DEFAULT_PRIORITY, RunRow
 
 
@@ -65,6 +64,9 @@ def submit(
     drangue submit oncall "..." --max-steps 5 --ask restart
 
     What limits a run holds beside the agent's own terms: nothing is loosened by it.
+
+    Exit codes with --wait: 0 answered, 1 failed, cancelled or late, 3 it waits for a person, 4 the wait is over and the
+    run goes on.
     """
     budget = Budget(max_tokens) if max_tokens is not None else None
     autonomy = Autonomy(modes=dict.fromkeys(ask, "assisted")) if ask else None
@@ -102,12 +104,12 @@ def _print_result(client: Client, run_id: str, timeout: float, as_json: bool) ->
         result = client.result(run_id, timeout=timeout)
     except WaitTimeout as error:
         click.echo(f"drangue: {error}", err=True)
-        return FAILED
+        return UNFINISHED
     if as_json:
         say_json(_as_json(client, run_id, result))
     else:
         _say_run(client.get(run_id), result)
-    return FAILED if result.status in ("failed", "cancelled") or result.reason == DEADLINE else OK
+    return code_of(result)
 
 
 def _say_run(row: RunRow, result: Result) -> None:
@@ -121,6 +123,7 @@ def _as_json(client: Client, run_id: str, result: Result) -> dict[str, Any]:
         "output": result.output,
         "reason": result.reason,
         "usage": result.usage,
+        "usd": dollars(result),
         "pending_approvals": result.pending_approvals,
         "unknown_outcomes": result.unknown_outcomes,
         "events": [event.to_json() for event in result.events],
@@ -193,11 +196,32 @@ def show(context: click.Context, run: str, as_json: bool) -> None:
 
 
 @click.command(short_help="List what waits for a person.")
+@click.option("--watch", is_flag=True, help="Show what waits one by one, and what comes, and decide it.")
+@click.option("--by", help="Who decides, with --watch.  [default: your login name]")
 @json_option
 @click.pass_context
-def approvals(context: click.Context, as_json: bool) -> None:
-    """List the calls that wait for a person: for leave, with the model's reasons, or for word of what became of one."""
+def approvals(context: click.Context, watch: bool, by: str | None, as_json: bool) -> int:
+    """List the calls that wait for a person: for leave, with the model's reasons, or for word of what became of one.
+
+    \b
+    drangue approvals
+    drangue approvals --watch
+    drangue approvals --watch --json
+
+    With --watch each call that waits for leave is shown by itself, and one key decides it, or puts it off. With --json
+    too, each is a line for another program, and nothing is asked. Ctrl-C ends it.
+    """
+    if by is not None and (as_json or not watch):
+        raise click.UsageError("--by goes with --watch, where you decide.")
     with client_here(context) as client:
+        if watch and not as_json:
+            from drangue_client.console.inbox import Inbox  # which asks for a terminal's own modules
+
+            return Inbox(client, login_name() if by is None else by).work()
+        if watch:
+            for request in client.watch_approvals():
+                say_json(request, indent=None)
+            return OK
         pending = client.pending_approvals()
         asked = [item for item in client.unknown_outcomes() if item["asked"]]
     if as_json:
@@ -206,6 +230,7 @@ def approvals(context: click.Context, as_json: bool) -> None:
         say(unknown_list(asked))
     if not as_json and (pending or not asked):
         say(approvals_list(pending))
+    return OK
 
 
 @click.command(short_help="Bring the tables to this version.")

@@ -7,10 +7,11 @@ from dataclasses import asdict
 import click
 
 from drangue_client.console.filters import SECONDS
-from drangue_client.console.shell import FAILED, OK, client_here, json_option, say, say_json, settings_here
+from drangue_client.console.shell import FAILED, OK, client_here, code_of, json_option, say, say_json, settings_here
 from drangue_client.console.views import agents_table, event_line, finding_line, queues_table, workers_table
 from drangue_client.doctor import examine
 from drangue_client.events import STREAMED
+from drangue_client.result import Result
 
 
 @click.command(short_help="Watch a run, event by event.")
@@ -25,7 +26,8 @@ def tail(context: click.Context, run: str, after: int, as_json: bool) -> int:
     drangue tail run-17
     drangue tail run-17 --after 12 --json
 
-    Of a run submitted with tokens its answers are shown while they are written. Exit code 1 where the run failed.
+    Of a run submitted with tokens its answers are shown while they are written. Exit codes: 0 it was answered, 1 it
+    failed, was cancelled or late, 3 it waits for a person.
     """
     with client_here(context) as client:
         writing = False
@@ -41,7 +43,7 @@ def tail(context: click.Context, run: str, after: int, as_json: bool) -> int:
                 click.echo()
                 writing = False
             say(event_line(event))
-        return FAILED if client.get(run).status == "failed" else OK
+        return code_of(Result.from_events(run, client.events(run)))
 
 
 @click.command(short_help="List the agents that workers serve.")

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
+from drangue_client.budget import Prices, Spent
 from drangue_client.console.views import (
     LONG,
     approvals_list,
@@ -26,14 +27,16 @@ from drangue_client.store.values import RunRow
 
 def run_view(row: RunRow, result: Result) -> RenderableType:
     """One run: its state, its steps as a tree, what waits. Its answer is `answer`."""
-    usage = result.usage
+    usage, took = result.usage, ""
+    if row.finished_at is not None:
+        took = f" ({row.finished_at - row.created_at:.1f} s)"
     head = Text.assemble(
         (row.run_id, "bold"),
         f"  {row.agent}  ",
         status_text(result.status),
         f"  {result.reason or ''}\n",
-        f"submitted {when(row.created_at)} UTC, {result.steps} model calls, "
-        f"{usage['input_tokens']} + {usage['output_tokens']} tokens",
+        f"submitted {when(row.created_at)} UTC{took}, {result.steps} model calls, "
+        f"{usage['input_tokens']} + {usage['output_tokens']} tokens{_cost(result)}",
     )
     parts: list[RenderableType] = [head, trace_tree(row, result)]
     if result.pending_approvals:
@@ -41,6 +44,20 @@ def run_view(row: RunRow, result: Result) -> RenderableType:
     if result.unknown_outcomes:
         parts.append(unknown_list([{"run_id": row.run_id, **item} for item in result.unknown_outcomes]))
     return Group(*parts)
+
+
+def dollars(result: Result) -> float | None:
+    """What a run has cost in USD by the prices that were recorded with it; None where there are none."""
+    budget = result.run.terms.budget if result.run.terms else None
+    return result.cost(budget.prices, strict=False) if budget and budget.prices else None
+
+
+def _cost(result: Result) -> str:
+    usd = dollars(result)
+    if usd is None:
+        return ""
+    limit = result.run.terms.budget.max_usd if result.run.terms and result.run.terms.budget else None
+    return f", {usd:.4f} USD" + ("" if limit is None else f" of {limit:g}")
 
 
 def answer(result: Result) -> str:
@@ -52,12 +69,14 @@ def trace_tree(row: RunRow, result: Result) -> Tree:
     """The steps in the order they were decided, each model call with the tool calls it asked for below it, and what
     people said between them."""
     tree = Tree(Text(cut(row.input, LONG)))
+    budget = result.run.terms.budget if result.run.terms else None
+    prices = budget.prices if budget else None
     of_step: dict[int | None, list[Event]] = {}
     for event in result.events:
         of_step.setdefault(event.step, []).append(event)
     for event in result.events:
         if event.type == "model_decision":
-            branch = tree.add(_model_line(event))
+            branch = tree.add(_model_line(event, prices))
             for own_step, call in enumerate(event.payload["tool_calls"], start=(event.step or 0) + 1):
                 _add_call(branch, own_step, call, of_step.get(own_step, ()))
         elif event.type in _SAID:
@@ -78,9 +97,11 @@ def _by_whom(event: Event) -> str:
     return f"{f' by {shown(by)}' if by else ''} {when(event.ts)} UTC"
 
 
-def _model_line(event: Event) -> Text:
+def _model_line(event: Event, prices: Prices | None) -> Text:
     usage = event.payload.get("usage") or {}
     tokens = f"{usage.get('input_tokens', 0)} + {usage.get('output_tokens', 0)} tokens"
+    if prices:
+        tokens += f", {Spent().plus(usage, event.payload.get('model'), prices).usd:.4f} USD"
     said = cut(event.payload["text"], LONG)
     return Text.assemble(
         (f"{event.step} ", "dim"),

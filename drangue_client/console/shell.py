@@ -18,12 +18,16 @@ from rich.console import Console, RenderableType
 
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError
+from drangue_client.result import Result
+from drangue_client.run import DEADLINE
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 
 OK = 0
-FAILED = 1  # it was done, and the answer is no: a run failed, a wait was over
+FAILED = 1  # it was done, and the answer is no: a run failed, was cancelled or late
 UNUSABLE = 2  # it could not be done: bad input, a wrong setting, a server away
+WAITING = 3  # the run waits for a person
+UNFINISHED = 4  # the wait is over, and the run goes on
 
 
 def settings_here(context: click.Context | None = None) -> Settings:
@@ -63,6 +67,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 def run_main(command: click.Command, places: Sequence[Path] = (), arguments: Sequence[str] | None = None) -> None:
     """Run a command line and exit with its code; an error raised on purpose is one line and UNUSABLE."""
     sys.exit(_code_of(lambda: command.main(arguments, standalone_mode=False, obj=tuple(places))))
+
+
+def code_of(result: Result) -> int:
+    """The exit code that tells a script how a run stands."""
+    if result.status == "paused":
+        return WAITING
+    return FAILED if result.status in ("failed", "cancelled") or result.reason == DEADLINE else OK
 
 
 def _code_of(work: Callable[[], Any]) -> int:

@@ -30,17 +30,22 @@ def login_name() -> str:
         return f"uid {os.getuid()}"
 
 
-def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    """The arguments of a call, as JSON."""
-    if value is None:
-        return None
+def arguments_from(text: str) -> dict[str, Any]:
+    """The arguments of a call, from JSON. ValueError says what it is instead."""
     try:
-        given = json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no JSON ({error})", context, parameter) from None
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{text!r} is no JSON ({error})") from None
     if not isinstance(given, dict):
-        raise click.BadParameter(f"{value!r} is no object of arguments by their names", context, parameter)
+        raise ValueError(f"{text!r} is no object of arguments by their names")
     return given
+
+
+def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    try:
+        return None if value is None else arguments_from(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
 
 
 def _verdict_options(command: Any) -> Any:
@@ -106,17 +111,22 @@ def _decide(
         else:
             request = client.reject(run, call, by=by, reason=reason)
     except NotPendingError:
-        earlier = _earlier(client, run, call, "approval_granted", "approval_denied")
-        if earlier is None:
+        verdict = earlier(client, run, call, "approval_granted", "approval_denied")
+        if verdict is None:
             raise
-        holds = "approved" if earlier.type == "approval_granted" else "rejected"
-        click.echo(f"{earlier.payload['call_id']} of run {run} was {holds} {_by_whom(earlier)}")
+        holds = "approved" if verdict.type == "approval_granted" else "rejected"
+        click.echo(f"{verdict.payload['call_id']} of run {run} was {holds} {by_whom(verdict)}")
         return OK if holds == word else FAILED
+    say_verdict(word, request)
+    return OK
+
+
+def say_verdict(word: str, request: dict[str, Any]) -> None:
+    """Say what was decided about which call, and what is missing still."""
     more = f"; it needs {request['missing']} more" if request["missing"] else ""
     shown_call = f"{request['tool']}({arguments_shown(request['arguments'])})"
-    click.echo(f"{word} {shown(shown_call)} ({request['call_id']}) of run {run}{more}")
+    click.echo(f"{word} {shown(shown_call)} ({shown(request['call_id'])}) of run {request['run_id']}{more}")
     _say_who_goes_on(request)
-    return OK
 
 
 def _say_who_goes_on(item: dict[str, Any]) -> None:
@@ -124,7 +134,7 @@ def _say_who_goes_on(item: dict[str, Any]) -> None:
         click.echo("the run belongs to one process, not to the workers: it goes on when that process resumes it")
 
 
-def _earlier(client: Client, run: str, call: str | None, *types: str) -> Event | None:
+def earlier(client: Client, run: str, call: str | None, *types: str) -> Event | None:
     """What was said before about this call (or about the latest one), so that saying it twice is no error."""
     for event in reversed(client.events(run)):
         if event.type in types and call in (None, event.payload["call_id"]):
@@ -132,8 +142,9 @@ def _earlier(client: Client, run: str, call: str | None, *types: str) -> Event |
     return None
 
 
-def _by_whom(said: Event) -> str:
-    return f"by {said.payload.get('by') or 'somebody'} at {when(said.ts)} UTC; that holds"
+def by_whom(said: Event) -> str:
+    """Who said so and when."""
+    return f"by {shown(said.payload.get('by') or 'somebody')} at {when(said.ts)} UTC; that holds"
 
 
 def _who_and_why(command: Any) -> Any:
@@ -176,11 +187,11 @@ def outcome(
         try:
             item = client.give_outcome(run, call, happened=happened, note=note, by=by, reason=reason)
         except NotUnknownError:
-            earlier = _earlier(client, run, call, "outcome_given")
-            if earlier is None:
+            said = earlier(client, run, call, "outcome_given")
+            if said is None:
                 raise
-            holds = earlier.payload["happened"]
-            click.echo(f"{earlier.payload['call_id']} of run {run} was said {_TOOK[holds]} {_by_whom(earlier)}")
+            holds = said.payload["happened"]
+            click.echo(f"{said.payload['call_id']} of run {run} was said {_TOOK[holds]} {by_whom(said)}")
             return OK if holds == happened else FAILED
     click.echo(f"{item['tool']} ({item['call_id']}) of run {run} is recorded {_TOOK[happened]}")
     _say_who_goes_on(item)

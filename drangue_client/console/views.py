@@ -153,25 +153,41 @@ def approvals_list(pending: Sequence[dict[str, Any]]) -> RenderableType:
     return Group(*(_approval(item) for item in pending))
 
 
+def approval_case(item: dict[str, Any], asked_at: float | None) -> RenderableType:
+    """One request with all that whoever decides it now must know."""
+    asked = f"asked by agent {item['agent']} at {when(asked_at)} UTC"
+    return _request(item, [asked, *_policy(item)])
+
+
 def _approval(item: dict[str, Any]) -> RenderableType:
     call = f"{item['run_id']} {shlex.quote(item['call_id'])}"
+    tree = _request(item, _policy(item))
+    seen = f" --as-shown {item['arguments_hash']}" if "asked_arguments" in item else ""
+    tree.add(Text(shown(f"drangue approve {call}{seen}   or   drangue reject {call} --reason ..."), style="dim"))
+    return tree
+
+
+def _request(item: dict[str, Any], about: Sequence[str]) -> Tree:
+    """What a call would do, what is said about the request, and why the model wants it."""
     tree = Tree(
         Text.assemble((shown(item["tool"]), "bold yellow"), f"  {item['run_id']} ", (shown(item["call_id"]), "dim"))
     )
-    for name, value in item["arguments"].items():  # in full: nobody approves what was cut off
-        tree.add(Text(shown(f"{name} = {json.dumps(value, ensure_ascii=False)}")))
-    for name, value in (item.get("asked_arguments") or {}).items():
-        if item["arguments"].get(name) != value:
-            asked = f"{name} was {json.dumps(value, ensure_ascii=False)} in the model's call"
-            tree.add(Text(shown(asked), style="yellow"))
-    for told in _policy(item):
+    now = _written(item["arguments"])
+    for name, value in now.items():  # in full: nobody approves what was cut off
+        tree.add(Text(shown(f"{name} = {value}")))
+    for name, value in _written(item.get("asked_arguments") or {}).items():
+        if now.get(name) != value:
+            tree.add(Text(shown(f"{name} was {value} in the model's call"), style="yellow"))
+    for told in about:
         tree.add(Text(shown(told), style="yellow"))
     why = item.get("reasoning") or item.get("text")
     if why:
         tree.add(Text(f"because: {shown(why)}", style="italic"))
-    seen = f" --as-shown {item['arguments_hash']}" if "asked_arguments" in item else ""
-    tree.add(Text(shown(f"drangue approve {call}{seen}   or   drangue reject {call} --reason ..."), style="dim"))
     return tree
+
+
+def _written(arguments: dict[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in arguments.items()}
 
 
 def _policy(item: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The doorbell: a ring when a run has moved, so that whoever waits need not ask every moment.
 
 A ring says "look now" and nothing else. Rings are lost when nobody listens or Redis is away, so everyone who waits also
-looks by itself once a second; nothing may depend on hearing one.
+looks by itself: at a run once a second, at what waits for people every five. Nothing may depend on hearing one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from redis.retry import Retry
 MOVED = "drangue:moved:"
 APPROVALS = "drangue:approvals"
 POLL_S = 1.0
+APPROVALS_POLL_S = 5.0
+MOST_WAITING = 10_000  # connections of a process: whoever waits holds one; a library's own ceiling is 100
 
 
 class Doorbell:
@@ -27,7 +29,13 @@ class Doorbell:
     def __init__(self, redis_url: str) -> None:
         self._redis = (
             # No retries: a ring that fails is not worth a wait, and whoever listens looks by itself.
-            redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
+            redis.Redis.from_url(
+                redis_url,
+                socket_timeout=5,
+                socket_connect_timeout=3,
+                retry=Retry(NoBackoff(), 0),
+                max_connections=MOST_WAITING,
+            )
             if redis_url
             else None
         )
@@ -49,6 +57,15 @@ class Doorbell:
         finally:
             listener.close()
 
+    @contextmanager
+    def listen_approvals(self) -> Iterator[LastingListener]:
+        """Hear that runs wait for people; look after each `wait`, the first one too."""
+        listener = LastingListener(self._redis, APPROVALS)
+        try:
+            yield listener
+        finally:
+            listener.close()
+
     def close(self) -> None:
         """Close the connections."""
         if self._redis is not None:
@@ -64,9 +81,10 @@ class Doorbell:
 
 
 class Listener:
-    """One subscription; `wait` returns at a ring or after at most POLL_S."""
+    """One subscription; `wait` returns at a ring or after at most `poll_s` seconds."""
 
-    def __init__(self, client: redis.Redis | None, channel: str) -> None:
+    def __init__(self, client: redis.Redis | None, channel: str, poll_s: float = POLL_S) -> None:
+        self._poll_s = poll_s
         self._pubsub: PubSub | None = None
         if client is not None:
             self._pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -75,10 +93,14 @@ class Listener:
             except (RedisError, OSError):
                 self.close()
 
+    @property
+    def hears(self) -> bool:
+        """Whether it is subscribed, as far as it knows; else it goes by the clock."""
+        return self._pubsub is not None
+
     def wait(self, at_most_s: float) -> None:
-        """Return at the next ring, or when min(at_most_s, POLL_S) seconds are over."""
-        patience = max(0.0, min(at_most_s, POLL_S))
-        deadline = time.monotonic() + patience
+        """Return at the next ring, or when min(at_most_s, poll_s) seconds are over."""
+        deadline = time.monotonic() + max(0.0, min(at_most_s, self._poll_s))
         if self._pubsub is not None:
             try:
                 while (left := deadline - time.monotonic()) > 0:
@@ -94,3 +116,28 @@ class Listener:
         if self._pubsub is not None:
             self._pubsub.close()
             self._pubsub = None
+
+
+class LastingListener:
+    """Hears a channel for days: it subscribes with the first wait, and anew where Redis was away."""
+
+    def __init__(self, client: redis.Redis | None, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+        self._listener = Listener(None, channel)
+
+    def wait(self, at_most_s: float) -> None:
+        """Return at the next ring, or when min(at_most_s, APPROVALS_POLL_S) seconds are over.
+
+        At once where it has just subscribed: what was announced before was not heard.
+        """
+        began = time.monotonic()
+        if not self._listener.hears:
+            self._listener = Listener(self._client, self._channel, APPROVALS_POLL_S)
+            if self._listener.hears:
+                return
+        self._listener.wait(at_most_s - (time.monotonic() - began))
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._listener.close()

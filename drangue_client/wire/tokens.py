@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from drangue_client.events import Event, delta
+from drangue_client.wire.signals import MOST_WAITING
 
 TOKENS = "drangue:tokens:"
 KEPT_S = 3600
@@ -32,7 +33,13 @@ class TokenStream:
 
     def __init__(self, redis_url: str) -> None:
         self._redis = (
-            redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
+            redis.Redis.from_url(
+                redis_url,
+                socket_timeout=5,
+                socket_connect_timeout=3,
+                retry=Retry(NoBackoff(), 0),
+                max_connections=MOST_WAITING,
+            )
             if redis_url
             else None
         )

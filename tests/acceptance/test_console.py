@@ -173,7 +173,7 @@ class TestSubmit:
     def test_wait_that_is_over_says_that_the_run_goes_on(self, console: Console, fleet: Fleet) -> None:
         """A timeout is the caller's; the run is not harmed by it."""
         done = console("submit", "nobody-yet", "hello", "--allow-unknown", "--run-id", "late", "--wait", "0.2")
-        assert (done.code, done.out) == (1, "")
+        assert (done.code, done.out) == (4, "")
         assert len(done.err.splitlines()) == 1
         assert "'late' is still queued after 0.2 s and goes on" in done.err
         assert fleet.client.get("late").status == "queued"
@@ -273,7 +273,7 @@ class TestApprovals:
     def test_a_paused_run_holds_nothing(self, console: Console, fleet: Fleet) -> None:
         """It may wait for days: no step, claim, timer or message may be kept for it, and nothing has happened."""
         done = console("submit", "careful", "wire", "--run-id", "held", "--wait", "30", "--json")
-        assert (done.code, done.json["status"]) == (0, "paused")
+        assert (done.code, done.json["status"]) == (3, "paused")
         assert fleet.execute("select step from steps where run_id = 'held'") == []
         assert fleet.execute("select 1 from runs where run_id = 'held' and wake_at is not null") == []
         assert "held" not in messages_in(fleet.settings.redis_url)

@@ -138,6 +138,28 @@ def test_changed_arguments_are_what_runs_and_both_versions_are_kept(fleet: Fleet
     assert contents(result) == ['(a person approved this call with other arguments: {"amount": 3})\nwired 3']
 
 
+def test_true_in_place_of_one_is_a_change() -> None:
+    """Python takes them for equal; the other side of the tool does not, and the change was approved."""
+    made: list[Any] = []
+
+    @tool(requires_approval=True)
+    def send(urgent: Any) -> str:
+        """Send."""
+        made.append(urgent)
+        return "sent"
+
+    agent = Agent(FakeModel([[("send", {"urgent": 1})], "done"]), [send], store=InMemoryStore())
+    assert agent.run_sync("send", run_id="r").status == "paused"
+
+    async def go_on() -> Result:
+        await agent.approve("r", arguments={"urgent": True}, by="ann")
+        return await agent.resume("r")
+
+    granted = [event for event in asyncio.run(go_on()).events if event.type == "approval_granted"]
+    assert [(one.payload["edited"], one.payload["arguments"]["urgent"] is True) for one in granted] == [(True, True)]
+    assert made[0] is True
+
+
 @pytest.mark.parametrize("wrong", [{"amount": "much"}, {}, {"amount": 3, "to": "me"}])
 def test_changed_arguments_that_break_the_schema_are_refused_and_the_run_still_waits(
     fleet: Fleet, wrong: dict[str, Any]
