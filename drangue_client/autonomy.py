@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from drangue_client import checks
@@ -53,13 +53,19 @@ class Approval:
 
     def stricter(self, other: Approval) -> Approval:
         """What holds where both do: more people, the shorter time, and no fallback where one of them rejects. Who is
-        asked is as here."""
+        asked, and who next, is as here, or as there where nothing is said here."""
         times = [one for one in (self.expires_s, other.expires_s) if one is not None]
         outcome: OnExpiry = self.on_expiry
         if other.expires_s is not None and (self.expires_s is None or other.on_expiry == "reject"):
             outcome = other.on_expiry
-        return replace(
-            self, people=max(self.people, other.people), expires_s=min(times, default=None), on_expiry=outcome
+        next_ones = self if self.escalate_to else other
+        return Approval(
+            max(self.people, other.people),
+            self.group or other.group,
+            next_ones.escalate_s,
+            next_ones.escalate_to,
+            min(times, default=None),
+            outcome,
         )
 
     def asked(self, now: float) -> dict[str, Any]:

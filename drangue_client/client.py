@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from drangue_client import checks
 from drangue_client.answer import schema_of
-from drangue_client.errors import QueueUnavailable, UnknownAgentError
+from drangue_client.errors import QueueUnavailable, UnknownAgentError, UnknownRunError
 from drangue_client.events import Event, normalise
 from drangue_client.limits import Limits
 from drangue_client.result import Result
@@ -89,9 +89,9 @@ class Client(Steering):
         checks.flag("tokens", tokens)
         checks.seconds("deadline", deadline, optional=True)
         checks.moment("not_before", not_before, optional=True)
-        checks.kind("limits", limits, Limits, "a Limits", optional=True)
+        limits = None if checks.kind("limits", limits, Limits, "a Limits", optional=True) == Limits() else limits
         log = self._log(connection)
-        _check_agent(log, agent, limits, checks.flag("allow_unknown", allow_unknown))
+        _check_agent(log, run_id, agent, limits, checks.flag("allow_unknown", allow_unknown))
         asked = {
             "output_schema": schema_of(output_schema),
             "turn_id": turn_id,
@@ -222,12 +222,19 @@ class Client(Steering):
         self._tokens.close()
 
 
-def _check_agent(log: Log, agent: str, limits: Limits | None, allow_unknown: bool) -> None:
+def _check_agent(log: Log, run_id: str, agent: str, limits: Limits | None, allow_unknown: bool) -> None:
     """Asked through the log that the run is written to: on an event loop any other question would block it."""
     if allow_unknown and limits is None:
         return
     known = {row.name: row for row in log.agents()}
     if known and agent not in known and not allow_unknown:
         raise UnknownAgentError(agent, list(known))
-    if limits is not None and agent in known:
+    if limits is None or agent not in known:
+        return
+    try:
         limits.check(known[agent].summary["tools"])
+    except ValueError as error:
+        try:
+            log.look(run_id)  # repeating a submission is safe, whatever has been deployed since
+        except UnknownRunError:
+            raise error from None

@@ -9,6 +9,8 @@ from typing import Any
 from drangue_client import checks
 from drangue_client.autonomy import Autonomy, stricter
 from drangue_client.budget import Budget
+from drangue_client.errors import FormatError
+from drangue_client.events import normalise
 from drangue_client.terms import Guards, Terms
 
 
@@ -18,7 +20,8 @@ class Limits:
 
     `max_steps` per turn, a `budget` for the whole run, an `autonomy` that takes leave from tools or asks more people,
     and `deny`, tools that may not be called. Where both have prices, the agent's rule. Who is asked for approval, and
-    who next, stays as the agent has it where it says so. Raises TypeError or ValueError, naming what cannot be used.
+    who next, stays as the agent has it where it says so. Raises TypeError or ValueError, naming what cannot be used; a
+    tool that the agent has not fails the run where `submit` cannot tell yet.
     """
 
     max_steps: int | None = None
@@ -63,23 +66,31 @@ class Limits:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Limits:
-        return cls(
-            value["max_steps"],
-            Budget.from_json(value["budget"]) if value["budget"] else None,
-            Autonomy.from_json(value["autonomy"]) if value["autonomy"] else None,
-            value["deny"],
-        )
+        """Limits as recorded. FormatError for those of a newer program: what they limit must not be left out."""
+        try:
+            limits = cls(
+                value["max_steps"],
+                Budget.from_json(value["budget"]) if value["budget"] else None,
+                Autonomy.from_json(value["autonomy"]) if value["autonomy"] else None,
+                value["deny"],
+            )
+        except (TypeError, ValueError, LookupError):
+            limits = None
+        if limits is None or normalise(limits.to_json()) != value:
+            raise FormatError("the run holds limits that this program does not know. Upgrade it; the run waits.")
+        return limits
 
 
 def _both_budgets(own: Budget | None, other: Budget | None) -> Budget | None:
     if own is None or other is None:
         return own or other
+    prices = own.prices if own.max_usd is not None else {**(other.prices or {}), **(own.prices or {})}
     tokens = [one.max_tokens for one in (own, other) if one.max_tokens is not None]
     dollars = [one.max_usd for one in (own, other) if one.max_usd is not None]
     return Budget(
         min(tokens, default=None),
         min(dollars, default=None),
-        {**(other.prices or {}), **(own.prices or {})} or None,
+        prices or None,  # where the agent limits dollars, a model that it has no price for stays without one
         own.hard or other.hard,
     )
 

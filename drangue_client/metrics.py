@@ -18,13 +18,13 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from drangue_client.budget import INPUT_COUNTS, OUTPUT_COUNTS, Prices, Spent, spent_on
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
+from drangue_client.run import ALIVE
 from drangue_client.settings import Settings
 from drangue_client.store.counting import Recorded, Standing
 from drangue_client.store.log import SqlLog
 from drangue_client.wire.queue import QUEUES, Sender
 
 BEHIND_S = 5.0  # a commit may take that long and still be counted
-ALIVE = ("queued", "running", "paused")
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 KINDS = {"model_decision": "model", "tool_result": "tool"}
 
@@ -160,7 +160,7 @@ class Exporter:
 
 
 def _standing(standing: Standing) -> Iterator[Metric]:
-    runs = {status: standing.runs.get(status, 0) for status in ALIVE}
+    runs: dict[str, float] = {status: standing.runs.get(status, 0) for status in ALIVE}
     yield _gauge("runs", "Runs that have not ended.", runs, "status")
     yield _number("approvals_waiting", "Calls that wait for a person's leave.", standing.approvals)
     yield _number("approval_oldest_seconds", "For how long the oldest of them has waited.", standing.oldest_s)

@@ -20,6 +20,7 @@ Status = Literal["queued", "running", "paused", "completed", "failed", "cancelle
 Ended = Literal["completed", "failed", "cancelled"]
 ENDED: tuple[Ended, ...] = get_args(Ended)
 MOVING: tuple[Status, ...] = ("queued", "running")
+ALIVE: tuple[Status, ...] = (*MOVING, "paused")
 OVER: tuple[Ended, ...] = ("completed", "cancelled")  # nothing of the turn goes on; a failed one may be resumed
 Verdict = Literal["none", "asked", "granted", "denied", "uncertain", "known", "expired"]
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

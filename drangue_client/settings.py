@@ -108,7 +108,9 @@ class Settings:
         _seconds, 900.0, "how long a model, a guard or a memory of yours may take to answer"
     )
     visibility_timeout_s: float = _setting(_seconds, 3600.0, "when Redis redelivers an unacknowledged message")
-    liveness_file: str = _setting(_path, "", "touched every second while a worker could work, for health checks")
+    liveness_file: str = _setting(
+        _path, "", "touched every second while the worker lives and its event loop answers, for health checks"
+    )
     task_events: bool = _setting(_flag, True, "send the task events that Flower shows")
     log_level: str = _setting(_one_of("debug", "info", "warning", "error"), "info", "least severe line logged")
     log_format: str = _setting(_one_of("json", "console"), "json", "shape of a log line")

@@ -45,7 +45,7 @@ def drangue() -> None:
 @click.option("--concurrency", type=click.IntRange(1), help="Steps in flight (model) or child processes (tool).")
 @click.option("--queues", help="Queues to serve, by commas, in place of the pool's own.")
 @click.option("--name", help="Name of this worker among the others.  [default: POOL.PID@HOST]")
-@click.option("--liveness-file", type=FILE, help="Touched every second while it could work, for health checks.")
+@click.option("--liveness-file", type=FILE, help="Touched every second while it lives and its event loop answers.")
 @click.option("--parent", type=int, hidden=True)
 def worker(
     pool: str | None,

@@ -40,7 +40,8 @@ def run_dev(folder: Path, model_workers: int, tool_workers: int) -> int:
         settings = start_servers(settings, folder, stack)
         supervisor.check()
         click.echo(f"Postgres  {settings.database_url}\nRedis     {settings.redis_url}")
-        supervisor.env = {"DRANGUE_LOG_FORMAT": "console", **settings.to_env()}
+        # A sign of life is one worker's, and here are several.
+        supervisor.env = {"DRANGUE_LOG_FORMAT": "console", **settings.to_env(), "DRANGUE_LIVENESS_FILE": ""}
         supervisor.grace_s = settings.drain_grace_s
         stack.callback(supervisor.stop)
         if settings.agents:

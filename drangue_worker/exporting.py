@@ -16,8 +16,8 @@ from drangue_client.settings import Settings
 def export(settings: Settings, host: str, port: int, prices: Path | None, *, once: bool) -> int:
     """Answer scrapes until SIGTERM or Ctrl-C, or print the metrics `once`. Returns an exit code.
 
-    Raises SettingsError where the extra is missing or the address is taken, DatabaseUnavailable where Postgres is away
-    at the start; later on it waits for it, and says so in the metrics.
+    Raises DrangueError where the extra is missing, SettingsError where the address is taken, DatabaseUnavailable where
+    Postgres is away at the start; later on it waits for it, and says so in the metrics.
     """
     try:
         from drangue_client.metrics import Exporter

@@ -65,8 +65,8 @@ def submit(
 
     What limits a run holds beside the agent's own terms: nothing is loosened by it.
 
-    Exit codes with --wait: 0 answered, 1 failed, cancelled or late, 3 it waits for a person, 4 the wait is over and the
-    run goes on.
+    Exit codes with --wait: 0 it has ended, 1 it failed, was cancelled or late, 3 it waits for a person, 4 the wait is
+    over and the run goes on.
     """
     budget = Budget(max_tokens) if max_tokens is not None else None
     autonomy = Autonomy(modes=dict.fromkeys(ask, "assisted")) if ask else None

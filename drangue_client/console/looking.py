@@ -26,12 +26,13 @@ def tail(context: click.Context, run: str, after: int, as_json: bool) -> int:
     drangue tail run-17
     drangue tail run-17 --after 12 --json
 
-    Of a run submitted with tokens its answers are shown while they are written. Exit codes: 0 it was answered, 1 it
+    Of a run submitted with tokens its answers are shown while they are written. Exit codes: 0 it has ended, 1 it
     failed, was cancelled or late, 3 it waits for a person.
     """
     with client_here(context) as client:
-        writing = False
+        writing, last = False, -1
         for event in client.stream(run, after=after):
+            last = max(last, event.seq)
             if as_json:
                 say_json(event.to_json(), indent=None)
                 continue
@@ -43,7 +44,8 @@ def tail(context: click.Context, run: str, after: int, as_json: bool) -> int:
                 click.echo()
                 writing = False
             say(event_line(event))
-        return code_of(Result.from_events(run, client.events(run)))
+        known = [event for event in client.events(run) if event.seq <= max(after, last)]
+        return code_of(Result.from_events(run, known))
 
 
 @click.command(short_help="List the agents that workers serve.")

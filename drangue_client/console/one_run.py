@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from drangue_client.budget import Prices, Spent
+from drangue_client.budget import Prices, Spent, spent
 from drangue_client.console.views import (
     LONG,
     approvals_list,
@@ -47,9 +47,12 @@ def run_view(row: RunRow, result: Result) -> RenderableType:
 
 
 def dollars(result: Result) -> float | None:
-    """What a run has cost in USD by the prices that were recorded with it; None where there are none."""
+    """What a run has cost in USD by the prices that were recorded with it; None where they do not tell."""
     budget = result.run.terms.budget if result.run.terms else None
-    return result.cost(budget.prices, strict=False) if budget and budget.prices else None
+    if budget is None or not budget.prices:
+        return None
+    total = spent(result.events, budget.prices)
+    return None if total.unpriced is not None else total.usd
 
 
 def _cost(result: Result) -> str:
@@ -100,8 +103,8 @@ def _by_whom(event: Event) -> str:
 def _model_line(event: Event, prices: Prices | None) -> Text:
     usage = event.payload.get("usage") or {}
     tokens = f"{usage.get('input_tokens', 0)} + {usage.get('output_tokens', 0)} tokens"
-    if prices:
-        tokens += f", {Spent().plus(usage, event.payload.get('model'), prices).usd:.4f} USD"
+    if prices and (cost := Spent().plus(usage, event.payload.get("model"), prices)).unpriced is None:
+        tokens += f", {cost.usd:.4f} USD"
     said = cut(event.payload["text"], LONG)
     return Text.assemble(
         (f"{event.step} ", "dim"),

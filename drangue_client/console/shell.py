@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from drangue_client.client import Client
 from drangue_client.errors import DrangueError
 from drangue_client.result import Result
-from drangue_client.run import DEADLINE
+from drangue_client.run import DEADLINE, MOVING
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
 
@@ -71,6 +71,8 @@ def run_main(command: click.Command, places: Sequence[Path] = (), arguments: Seq
 
 def code_of(result: Result) -> int:
     """The exit code that tells a script how a run stands."""
+    if result.status in MOVING:
+        return UNFINISHED
     if result.status == "paused":
         return WAITING
     return FAILED if result.status in ("failed", "cancelled") or result.reason == DEADLINE else OK

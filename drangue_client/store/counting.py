@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, tuple_
 
-from drangue_client.run import ENDED
+from drangue_client.run import ALIVE, Run
 from drangue_client.store.database import Database
 from drangue_client.store.tables import events, now, runs
 
+AT_ONCE = 1000  # calls that one statement asks about
 COUNTED = ("model_decision", "tool_result", "run_finished", "run_failed", "run_cancelled")
 
 
@@ -43,31 +44,15 @@ class Counting:
 
     def standing(self) -> Standing:
         """How things stand now."""
-        alive = runs.c.status.not_in(ENDED)
-        by_status = select(runs.c.status, func.count()).where(alive).group_by(runs.c.status)
-        result = events.alias()
-        settled = (
-            select(result.c.seq)
-            .where(result.c.run_id == events.c.run_id, result.c.step == events.c.step, result.c.type == "tool_result")
-            .exists()
-        )
-        # A call may be put to people several times; it waits from the first time on until it has a result.
-        asked = (
-            select(events.c.run_id, events.c.step, func.min(events.c.ts).label("since"))
-            .join(runs, runs.c.run_id == events.c.run_id)
-            .where(runs.c.status == "paused", events.c.type == "approval_requested", ~settled)
-            .group_by(events.c.run_id, events.c.step)
-            .subquery()
-        )
-        waiting = select(func.count(), func.min(asked.c.since), now()).select_from(asked)
+        by_status = select(runs.c.status, func.count()).where(runs.c.status.in_(ALIVE)).group_by(runs.c.status)
         unknown = select(func.coalesce(func.sum(runs.c.unknown), 0)).where(runs.c.unknown > 0)
 
         def work(c: Connection) -> Standing:
-            count, since, at = c.execute(waiting).one()
+            asked = _asked(c)
             return Standing(
                 {row[0]: row[1] for row in c.execute(by_status)},
-                count,
-                0.0 if since is None else max(0.0, at - since),
+                len(asked),
+                _oldest_s(c, asked),
                 int(c.execute(unknown).scalar_one()),
             )
 
@@ -77,7 +62,7 @@ class Counting:
         """The countable events recorded after `since` (epoch seconds by the database's clock) and at least `behind_s`
         seconds ago, and the moment up to which that is: the next `since`. None with None, which only tells the moment.
 
-        What took longer than `behind_s` to commit may be left out.
+        What a transaction recorded that lasted longer than `behind_s` may be left out.
         """
 
         def work(c: Connection) -> tuple[float, list[Recorded]]:
@@ -85,6 +70,29 @@ class Counting:
             return until, [] if since is None else list(_recorded(c, since, until))
 
         return self.db.run(work, durable=False)
+
+
+def _asked(c: Connection) -> list[tuple[str, int]]:
+    """The calls that wait for leave, (run, step), whether anything else of their runs goes on or not."""
+    query = select(runs.c.run_id, runs.c.state).where(runs.c.status.in_(("running", "paused")))
+    found = []
+    for run_id, state in c.execute(query):
+        calls = Run.from_snapshot(state, 0, None).calls
+        found += [(run_id, call.step) for call in calls if call.verdict == "asked" and not call.settled]
+    return found
+
+
+def _oldest_s(c: Connection, asked: list[tuple[str, int]]) -> float:
+    """For how many seconds the oldest of these calls has waited: from the first time it was put to people."""
+    oldest_s = 0.0
+    for place in range(0, len(asked), AT_ONCE):
+        query = select(func.min(events.c.ts), now()).where(
+            events.c.type == "approval_requested",
+            tuple_(events.c.run_id, events.c.step).in_(asked[place : place + AT_ONCE]),
+        )
+        since, at = c.execute(query).one()
+        oldest_s = max(oldest_s, 0.0 if since is None else at - since)
+    return oldest_s
 
 
 def _recorded(c: Connection, since: float, until: float) -> Iterator[Recorded]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from drangue_client.errors import ConflictError, ValidationError
+from drangue_client.errors import ConflictError, FormatError, ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.folding import fold
 from drangue_client.limits import Limits
@@ -92,9 +92,9 @@ def coordinate(runtime: Runtime, run_id: str, first: Sequence[Fact] = ()) -> lis
         facts = [*first]
         if look.run.seq < 0:
             start = _start(runtime, look)
-            if start is None:
+            if not start:
                 return []
-            facts.append(start)
+            facts += start
         decided = plan(look, facts, functools.partial(_since_decision, runtime, look), _check(runtime, look))
         move = Move(
             run_id,
@@ -189,32 +189,44 @@ def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
         runtime.doorbell.approval_waiting(look.row.run_id)
 
 
-def _start(runtime: Runtime, look: Look) -> Fact | None:
+def _start(runtime: Runtime, look: Look) -> list[Fact]:
+    """The first facts of a run; none where it cannot begin here, or not yet."""
     blueprint = runtime.registry.get(look.row.agent)
     if blueprint is None:
         # The run stays due: a worker that has the agent takes it at the next sweep.
         log.warning("agent_missing", run_id=look.row.run_id, agent=look.row.agent)
-        return None
+        return []
     overrides = look.row.overrides
     begins = max(look.row.created_at, overrides.get("not_before", 0.0))
     if look.now < begins:
-        return None  # it is due then, and nobody should have asked for it before
-    newer = overrides.keys() - OVERRIDES
+        return []  # it is due then, and nobody should have asked for it before
+    newer, limits = sorted(overrides.keys() - OVERRIDES), Limits()
+    if not newer and "limits" in overrides:
+        try:
+            limits = Limits.from_json(overrides["limits"])
+        except FormatError:
+            newer = ["limits"]
     if newer:
-        # It may be a limit; a worker that knows it takes the run at a later sweep.
-        log.warning("override_unknown", run_id=look.row.run_id, override=", ".join(sorted(newer)))
-        return None
+        # A worker that knows what it says takes the run at a later sweep.
+        log.warning("override_unknown", run_id=look.row.run_id, override=", ".join(newer))
+        return []
     terms = replace(blueprint.terms, output_schema=overrides.get("output_schema", blueprint.terms.output_schema))
-    terms = Limits.from_json(overrides["limits"]).on(terms) if "limits" in overrides else terms
-    limits = [one for one in (terms.deadline_s, overrides.get("deadline_s")) if one is not None]
-    terms = replace(terms, deadline_s=min(limits, default=None))
+    terms = limits.on(terms)
+    times = [one for one in (terms.deadline_s, overrides.get("deadline_s")) if one is not None]
+    terms = replace(terms, deadline_s=min(times, default=None))
     payload: dict[str, Any] = {"input": look.row.input, "config": terms.to_json()}
     payload |= terms.deadline(begins)  # waiting in a queue counts
     if terms.output_schema is not None:
         payload["output_schema"] = terms.output_schema
     if "turn_id" in overrides:
         payload["turn_id"] = overrides["turn_id"]
-    return Fact("run_started", payload)
+    started = Fact("run_started", payload)
+    try:
+        limits.check(terms.tools)
+    except ValueError as error:
+        told = f"{error} Submit it again with the right name; taken up again, it goes on without that limit."
+        return [started, Fact("run_failed", {"error": told, "category": "limits"})]
+    return [started]
 
 
 def _check(runtime: Runtime, look: Look) -> Check:

@@ -28,6 +28,7 @@ def make_app(settings: Settings, registry: Registry) -> Celery:
     app = Celery("drangue")
     app.conf.update(worker_settings(settings, registry))
     fleet = FleetRuntime(settings, registry, app)
+    transport.use_it()
     equip(app, fleet)
 
     def choose_processes(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
@@ -42,7 +43,6 @@ def equip(app: Celery, fleet: FleetRuntime) -> None:
     """Give an app our tasks, and its workers our parts, which work in those that serve one of our queues."""
     settings = fleet.settings
     check_tracer(settings)
-    transport.use_it()
     add_tasks(app, fleet)
     for step in steps_for(fleet):
         app.steps["worker"].add(step)
@@ -51,6 +51,11 @@ def equip(app: Celery, fleet: FleetRuntime) -> None:
         """Threads that wait are more than processes that work; `--concurrency` still wins."""
         if instance.app is app and _on_threads(conf, options):
             conf.worker_concurrency = settings.model_concurrency
+
+    def begin(instance: Any, **_: Any) -> None:
+        """Whoever imported the app may have forked since: the worker is the process that starts as one."""
+        if instance.app is app:
+            fleet.begin()
 
     def send_spans(**_: Any) -> None:
         flush(settings)
@@ -62,6 +67,7 @@ def equip(app: Celery, fleet: FleetRuntime) -> None:
             if fleet.main not in (os.getpid(), os.getppid()):  # it died before Celery had asked to be ended with it
                 os._exit(0)
 
+    celeryd_init.connect(begin, weak=False)
     celeryd_init.connect(choose_threads, weak=False)
     worker_process_init.connect(lead_a_group, weak=False)
     worker_process_shutdown.connect(send_spans, weak=False)

@@ -25,12 +25,14 @@ def install(app: Celery, agents: Iterable[Any] | None = None, *, settings: Setti
 
     `agents` are those its workers serve, by default what DRANGUE_AGENTS names. `settings` are the environment's unless
     given; its Redis is the app's broker where they name none, and must be that broker where they do, since clients send
-    there. A worker of the app takes part if it consumes one of our queues: `celery -A shop worker -Q drangue.tool` on
-    processes, and with `-P custom` and CELERY_CUSTOM_WORKER_POOL=drangue_worker.fleet.pool:TaskPool the others. A
-    `task_time_limit` of the app ends our tools as well. Once per app. Raises SettingsError for what cannot work
-    together, TypeError for what is no app or no agent.
+    there. A worker of the app takes part if it consumes our queues, and then no others, since it ends what it runs when
+    it is told to stop: `celery -A shop worker -Q drangue.tool` on processes, and with `-P custom` and
+    CELERY_CUSTOM_WORKER_POOL=drangue_worker.fleet.pool:TaskPool the others. A `task_time_limit` and `task_annotations`
+    for all tasks hold for ours as well. Once per app. Raises SettingsError for what cannot work together, TypeError for
+    what is no app or no agent.
     """
     from drangue_client.wire.broker import broker_settings, queue_named
+    from drangue_worker.fleet import transport
     from drangue_worker.fleet.app import equip
     from drangue_worker.fleet.worker import FleetRuntime
 
@@ -42,6 +44,12 @@ def install(app: Celery, agents: Iterable[Any] | None = None, *, settings: Setti
         raise SettingsError("drangue is installed on this Celery app already. Install it once.")
     registry = Registry(agents) if agents is not None else Registry.load(settings.agents)
     fleet = FleetRuntime(settings, registry, None)
+    taken = sorted(fleet.queues & set(app.amqp.queues))
+    if taken:
+        raise SettingsError(
+            f"the Celery app has a queue {taken[0]!r} already. Give the tool another: @tool(queue=...)."
+        )
+    transport.use_it(fleet.queues)
     ours = broker_settings(settings)["broker_transport_options"]
     app.conf.broker_transport_options = {**ours, **app.conf.broker_transport_options}
     for name in sorted(fleet.queues):
@@ -53,12 +61,20 @@ def _with_broker(settings: Settings, app: Celery) -> Settings:
     """The settings with the app's broker for their Redis. SettingsError where they could not understand each other."""
     broker = str(app.conf.broker_read_url or app.conf.broker_url or "")
     if urlsplit(broker).scheme not in ("redis", "rediss"):
-        raise SettingsError("the Celery app's broker is not Redis. Give it one, or an app of its own to drangue.")
+        raise SettingsError(
+            "the Celery app's broker is no single redis:// or rediss:// address. Give it one, or drangue an app of its "
+            "own."
+        )
+    if app.conf.broker_use_ssl:
+        raise SettingsError(
+            "the Celery app's broker_use_ssl is set, and drangue's clients read the address alone. Say it there: "
+            "rediss://...?ssl_ca_certs=/ca.pem."
+        )
     settings = settings if settings.redis_url else replace(settings, redis_url=broker)
     if _place(broker) != _place(settings.redis_url):
         raise SettingsError(
-            "the Celery app's broker is another Redis than DRANGUE_REDIS_URL, so what clients send would wait where no "
-            "worker looks. Set both to the same address, or leave the variable unset."
+            "the Celery app's broker is another address than DRANGUE_REDIS_URL, where clients send. Write both alike, "
+            "or leave the variable unset."
         )
     if "json" not in app.conf.accept_content:
         raise SettingsError("the Celery app's accept_content lacks 'json', which is all that drangue sends. Add it.")

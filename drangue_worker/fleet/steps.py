@@ -65,7 +65,14 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
                     f"the pool {pool.__module__} cannot give back what it runs when it is told to stop. Leave `-P` out "
                     "for the loop's queues, use `-P processes` for sync tools, or name other queues with `-Q`."
                 )
-            served = fleet.queues.intersection(worker.app.amqp.queues.consume_from)
+            consumed = set(worker.app.amqp.queues.consume_from)
+            others = sorted(consumed - fleet.queues)
+            if others:  # which would end with ours at a drain or a timeout
+                _refuse(
+                    f"this worker serves drangue's queues and others ({', '.join(others)}). Give each a worker of its "
+                    f"own: name queues with `-Q`."
+                )
+            served = fleet.queues & consumed
             sync = sorted(served - set(LOOP_QUEUES) - fleet.registry.async_queues)
             if issubclass(pool, TaskPool) and sync:
                 _refuse(
@@ -153,7 +160,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             except Exception:
                 log.exception("kill_failed")  # the next look may succeed, and must be tried
 
-    living = [living_step(fleet.settings.liveness_file)] if fleet.settings.liveness_file else []
+    living = [living_step(fleet)] if fleet.settings.liveness_file else []
     return [Guard, Sweeping, Draining, Killing, *living]
 
 

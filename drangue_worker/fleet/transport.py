@@ -44,6 +44,9 @@ class Transport(redis.Transport):
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str | None) -> None:
+        if _foreign(queue):
+            super()._deliver(message, queue)
+            return
         try:
             _check(message)
             super()._deliver(message, queue)
@@ -61,10 +64,20 @@ class Transport(redis.Transport):
                 channel.basic_reject(tag, requeue=False)
 
 
-def use_it() -> None:
-    """Let `redis://` and `rediss://` mean this transport in this process. Repeating is safe."""
+_ours: set[str] | None = set()  # the queues whose messages are looked at; None: all
+
+
+def use_it(only: set[str] | None = None) -> None:
+    """Let `redis://` and `rediss://` mean this transport in this process. Repeating is safe. With `only`, messages of
+    other queues are left to Celery as they are: an application's own tasks may have limits that none of ours has."""
+    global _ours
+    _ours = None if only is None or _ours is None else _ours | only
     place = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES.update(redis=place, rediss=place)
+
+
+def _foreign(queue: str | None) -> bool:
+    return _ours is not None and queue not in _ours
 
 
 def _check(message: Any) -> None:

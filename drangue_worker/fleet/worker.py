@@ -35,9 +35,13 @@ class FleetRuntime:
         self.registry = registry
         self.sender = Sender(settings, app)
         self.log = SqlLog(settings.require_database())
+        self.draining = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Take this process for the worker's main one, before its pool forks."""
         # Containers share names and process ids; a claim must not be given back in the name of another worker.
         self.worker = f"{socket.gethostname()}-{secrets.token_hex(3)}/{os.getpid()}"
-        self.draining = False
         self.main = os.getpid()
         self._runtimes: dict[int, Runtime] = {}
 

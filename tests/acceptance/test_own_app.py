@@ -64,10 +64,11 @@ def test_an_application_s_workers_do_its_tasks_and_ours(start: Any, fleet: Fleet
     shop = Celery("shop", broker=redis_url, set_as_current=False)
     shop.conf.task_default_queue = "shop"
     shop.send_task("tests.kit.own_app.restock", ["shelf"])
+    shop.send_task("tests.kit.own_app.recount", ["shelf"], time_limit=60)
     runs = fleet.submit(6)
     assert {result.status for result in fleet.finish(runs)} == {"completed"}
     assert sorted(fleet.effects("note")) == sorted(f"{run_id}:2" for run_id in runs)
-    wait_until(lambda: fleet.effects("restock") == ["shelf"], 30)
+    wait_until(lambda: fleet.effects("restock") == fleet.effects("recount") == ["shelf"], 30)
     shop.close()
     with redis.Redis.from_url(redis_url) as client:
         lost = fleet.client.submit("tester", "go").run_id
@@ -76,20 +77,12 @@ def test_an_application_s_workers_do_its_tasks_and_ours(start: Any, fleet: Fleet
     assert "drangue" not in own.said().partition("ready.")[2]  # it takes no part
 
 
-def test_its_workers_are_refused_what_they_could_not_stop(fleet: Fleet, tmp_path: Path) -> None:
-    """A tool that runs on a thread of Celery's own pool could be ended by nobody."""
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tests.kit.own_app",
-        "worker",
-        "-P",
-        "threads",
-        "-Q",
-        "drangue.tool",
-    ]
+@pytest.mark.parametrize("options", [("-P", "threads", "-Q", "drangue.tool"), ("-Q", "shop,drangue.tool")])
+def test_its_workers_are_refused_what_they_could_not_stop(
+    fleet: Fleet, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """A tool on a thread of Celery's own pool could be ended by nobody; the app's tasks would be ended with ours."""
+    command = [sys.executable, "-m", "celery", "-A", "tests.kit.own_app", "worker", *options]
     env = environment(**{**fleet.supervisor.env, "DRANGUE_AGENTS": ""})
     with running(command, env, tmp_path, tmp_path / "out") as worker:
         wait_until(lambda: worker.process.poll() is not None, 30)
@@ -98,11 +91,36 @@ def test_its_workers_are_refused_what_they_could_not_stop(fleet: Fleet, tmp_path
         assert "Traceback" not in worker.said()
 
 
+FORKED = """
+import multiprocessing, sys
+from tests.kit.own_app import app
+
+multiprocessing.set_start_method("fork")
+worker = multiprocessing.Process(
+    target=app.worker_main, args=(["--quiet", "worker", "-l", "INFO", "-n", "forked", "-c", "1", "-Q", "drangue.tool"],)
+)
+worker.start()
+worker.join()
+"""
+
+
+def test_a_worker_may_be_forked_from_whoever_imported_the_app(start: Any, fleet: Fleet, tmp_path: Path) -> None:
+    """A management command does so; its pool's processes must not take themselves for orphans."""
+    start("loops", "-P", "custom", "-Q", LOOPS, CELERY_CUSTOM_WORKER_POOL=POOL)
+    env = environment(**{**fleet.supervisor.env, "DRANGUE_AGENTS": ""})
+    with running([sys.executable, "-c", FORKED], env, tmp_path, tmp_path / "forked.out") as worker:
+        worker.waits_to_say(" ready.")
+        assert fleet.finish(fleet.submit(1))[0].status == "completed"
+        worker.family.add(worker.pid)
+
+
 @pytest.mark.parametrize(
     ("conf", "settings", "says"),
     [
-        ({"broker_url": "amqp://127.0.0.1//"}, SERVERS, "not Redis"),
-        ({"broker_url": "redis://127.0.0.1:1/1"}, SERVERS, "another Redis"),
+        ({"broker_url": "amqp://127.0.0.1//"}, SERVERS, "no single redis"),
+        ({"broker_url": "redis://127.0.0.1:1/1"}, SERVERS, "another address"),
+        ({"broker_url": "rediss://127.0.0.1:1/1", "broker_use_ssl": {"ssl_cert_reqs": 2}}, SERVERS, "broker_use_ssl"),
+        ({"broker_url": "redis://127.0.0.1:1", "task_default_queue": "drangue.tool"}, SERVERS, "'drangue.tool'"),
         ({"broker_url": "redis://127.0.0.1:1", "accept_content": ["pickle"]}, SERVERS, "'json'"),
         ({"broker_url": "redis://127.0.0.1:1", "broker_transport_options": {"global_keyprefix": "x"}}, SERVERS, "keyp"),
         ({"broker_url": "redis://127.0.0.1:1", "broker_transport_options": {"priority_steps": [0]}}, SERVERS, "steps"),

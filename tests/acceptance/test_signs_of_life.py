@@ -57,6 +57,11 @@ def test_a_sign_that_cannot_be_shown_is_refused_at_the_start(fleet: Fleet, tmp_p
     assert "DRANGUE_LIVENESS_FILE" in done.one_line()
     done = run(drangue("worker", "--liveness-file", str(tmp_path / "both")), env, tmp_path)
     assert "one pool" in done.one_line()
+    kept = tmp_path / "agents.py"
+    kept.write_text("precious")
+    done = run(drangue("worker", "model", "--liveness-file", str(kept)), env, tmp_path)
+    assert "holds something" in done.one_line()
+    assert kept.read_text() == "precious"
 
 
 def test_coordination_can_have_a_pool_of_its_own(make_fleet: Make) -> None:

@@ -40,6 +40,23 @@ def test_a_run_does_less_than_its_agent_may(fleet: Fleet) -> None:
         fleet.client.submit("tester", "go", run_id="b")
 
 
+def test_a_limit_for_a_tool_that_is_not_there_stops_the_run(make_fleet: Make) -> None:
+    """Submitted before any worker could say what there is: it must not run as if nothing had been said."""
+    fleet = make_fleet(calls_then_answer(("wire", {"amount": 5})))
+    limits = Limits(deny=["wrie"])
+    early = fleet.client.submit("tester", "go", run_id="e", limits=limits)
+    fleet.start("model-1", "tool-1")
+    (result,) = fleet.finish([early.run_id])
+    assert (result.status, result.reason) == ("failed", "limits")
+    assert "'wrie'" in str(result.error)
+    assert fleet.effects() == []
+    assert fleet.client.submit("tester", "go", run_id="e", limits=limits).created is False  # repeating stays safe
+    with pytest.raises(ValueError, match="'wrie'"):
+        fleet.client.submit("tester", "go", limits=limits)
+    assert fleet.client.submit("tester", "again", run_id="f", limits=Limits()).created
+    assert not fleet.client.submit("tester", "again", run_id="f").created  # Limits() limits nothing
+
+
 def test_limits_can_be_given_at_the_terminal(fleet: Fleet) -> None:
     """The one who is on call tries an agent with its hands bound."""
     env = environment(**fleet.supervisor.env)

@@ -121,7 +121,7 @@ def test_dollars_are_those_of_each_run_s_prices(settings: Settings, exporter: Ex
 
 
 def test_what_waits_for_people_is_told_with_its_age(settings: Settings, exporter: Exporter, database_url: str) -> None:
-    """Two calls of one run wait; one that was decided waits no more, though its run does."""
+    """Two calls of one run wait; one that was decided waits no more, whether it has been made or not."""
     client, store = Client(settings), PostgresStore(database_url)
     assisted = agent(
         store, [("wire", {}), ("wire", {})], "done", tools=[wire], autonomy=Autonomy(modes={"wire": "assisted"})
@@ -134,9 +134,14 @@ def test_what_waits_for_people_is_told_with_its_age(settings: Settings, exporter
     age_s = waiting.pop(("approval_oldest_seconds",))
     assert waiting == {**nothing, ("runs", "paused"): 1.0, ("approvals_waiting",): 2.0}
     wait_until(lambda: numbers(exporter.text())["approval_oldest_seconds",] > age_s + 0.2)
-    client.reject("r", result.pending_approvals[0]["call_id"])
-    asyncio.run(assisted.resume("r"))
+    client.approve("r", result.pending_approvals[1]["call_id"])  # which waits for the one before it
     assert told(exporter, "approvals_waiting") == {("approvals_waiting",): 1.0}
+    client.reject("r", result.pending_approvals[0]["call_id"])
+    assert told(exporter, "approvals_waiting", "approval_oldest_seconds") == {
+        ("approvals_waiting",): 0.0,
+        ("approval_oldest_seconds",): 0.0,
+    }
+    asyncio.run(assisted.resume("r"))
     client.close()
     store.close()
 

@@ -19,4 +19,10 @@ def restock(key: str) -> None:
     effect(key, "restock")
 
 
+@app.task(time_limit=60)
+def recount(key: str) -> None:
+    """One that has a time limit, as no task of drangue's has."""
+    effect(key, "recount")
+
+
 install(app, [worker_agent])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from drangue_client.autonomy import MODES, Approval, Autonomy
 from drangue_client.budget import Budget
+from drangue_client.errors import FormatError
 from drangue_client.limits import Limits
 from drangue_client.run import Run
 from drangue_client.terms import Guards, Terms, ToolTerms
@@ -82,9 +84,11 @@ def test_limits_survive_being_recorded_and_hold_once(own: Terms, given_limits: L
 
 def test_the_prices_of_the_agent_come_first() -> None:
     """A price of zero in a submission would be a budget without an end."""
+    limits = Limits(budget=Budget(max_usd=1.0, prices={"fake": {"input": 0.0}, "other": {"input": 0.0}}))
     own = Terms(budget=Budget(max_usd=5.0, prices=MODEL_PRICES))
-    held = Limits(budget=Budget(max_usd=1.0, prices={"fake": {"input": 0.0}, "other": {"input": 3.0}})).on(own)
-    assert held.budget == Budget(max_usd=1.0, prices={**MODEL_PRICES, "other": {"input": 3.0}})
+    assert limits.on(own).budget == Budget(max_usd=1.0, prices=MODEL_PRICES)  # no word on `other`: it stops the run
+    loose = Terms(budget=Budget(max_tokens=5, prices=MODEL_PRICES))  # which limits no dollars
+    assert limits.on(loose).budget == Budget(5, 1.0, {**MODEL_PRICES, "other": {"input": 0.0}})
 
 
 @pytest.mark.parametrize(
@@ -114,8 +118,26 @@ def test_a_tool_that_the_agent_has_not_is_named() -> None:
             wrong.check(TOOLS)
 
 
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"per_hour": 3},
+        {"budget": {"max_tokens": 5, "max_usd": None, "prices": None, "hard": False, "per_day": True}},
+        {"autonomy": {"default": "assisted", "modes": {}, "approval": {"people": 2, "quorum": 3}}},
+        {"autonomy": {"default": "assisted", "modes": {}, "hours": "9-17"}},
+    ],
+)
+def test_limits_of_a_newer_program_are_not_read_as_looser_ones(newer: dict[str, Any]) -> None:
+    """A worker of before would leave out what it does not know; it leaves the run to one that does."""
+    with pytest.raises(FormatError):
+        Limits.from_json(Limits(max_steps=3).to_json() | newer)
+
+
 def test_who_is_asked_stays_as_the_agent_says() -> None:
     """A submission may ask for more people, not put the question to other ones."""
     own = Terms(autonomy=Autonomy("assisted", approval=Approval(group="ops")))
     held = Limits(autonomy=Autonomy(approval=Approval(people=2, group="friends"))).on(own)
     assert held.approval_of("pay") == replace(Approval(group="ops"), people=2)
+    asked = Approval(people=2, group="ops", escalate_s=5.0, escalate_to="leads")
+    held = Limits(autonomy=Autonomy("assisted", approval=asked)).on(Terms(tools={"pay": ToolTerms("q")}))
+    assert held.approval_of("pay") == asked  # where the agent names nobody

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from drangue_client.console.one_run import dollars, run_view
-from drangue_client.console.shell import FAILED, OK, WAITING, code_of
+from drangue_client.console.shell import FAILED, OK, UNFINISHED, WAITING, code_of
+from drangue_client.result import Result
 from drangue_worker import Agent, Autonomy, Budget, InMemoryStore, tool
 from drangue_worker.testing import FakeModel
 
@@ -46,10 +47,12 @@ def test_a_run_shows_what_it_cost_by_its_own_prices(budget: Budget | None, told:
     assert text.count("10 + 5 tokens, 0.0300 USD") == (2 if budget else 0)
 
 
-def test_a_model_without_a_price_costs_what_is_known() -> None:
-    """A price list that lags behind the models must not keep the run from being shown."""
-    result = Agent(FakeModel(["done"]), budget=Budget(max_tokens=9, prices={"other": {"input": 1.0}})).run_sync("go")
-    assert dollars(result) == 0.0
+def test_no_cost_is_told_of_a_model_without_a_price() -> None:
+    """A price list that lags behind the models must not read as a run that was free."""
+    store = InMemoryStore()
+    agent = Agent(FakeModel(["done"]), store=store, budget=Budget(max_tokens=99, prices={"other": {"input": 1.0}}))
+    assert "USD" not in shown(agent, store)
+    assert dollars(agent.run_sync("go", run_id="r")) is None
 
 
 def test_an_exit_code_tells_how_a_run_stands() -> None:
@@ -58,3 +61,4 @@ def test_an_exit_code_tells_how_a_run_stands() -> None:
     assert code_of(Agent(FakeModel(["x"])).run_sync("go")) == OK
     assert code_of(assisted.run_sync("go")) == WAITING
     assert code_of(Agent(FakeModel(["x"]), deadline=1e-9).run_sync("go")) == FAILED
+    assert code_of(Result.from_events("r", [])) == UNFINISHED
