@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
@@ -185,7 +185,7 @@ class AsyncClient:
         self,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - as Client has it
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Every request that waits for a person, those there are and then new ones. As `Client.watch_approvals`."""
         asking = watching(timeout)
         answer: Any = None

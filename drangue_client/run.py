@@ -105,6 +105,11 @@ class Run:
         return tuple(call for call in self.unsettled if call.verdict == "asked" and self.ended not in OVER)
 
     @property
+    def asked(self) -> int:
+        """How many calls wait for a person's verdict while the turn goes on."""
+        return 0 if self.ended else len(self.pending)
+
+    @property
     def due_at(self) -> float | None:
         """When time alone moves the run on (epoch seconds): its deadline, or a request that expires or escalates."""
         requests = [call.request for call in self.pending if call.request]

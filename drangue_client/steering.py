@@ -56,9 +56,9 @@ class Steering:
         text}, and as far as its policy has them {people, granted_by, group, escalates_at, escalated_to, expires_at}.
 
         Where somebody has changed the arguments, `asked_arguments` are those of the model. Of one run, or of every
-        paused run (the newest 1000). An unknown run has none.
+        run, of which the newest 1000 are looked at. An unknown run has none.
         """
-        return [item for row in self._rows(run_id, status="paused") for item in requests_of(self.log, row)]
+        return [item for row in self._rows(run_id, asked=True) for item in requests_of(self.log, row)]
 
     def watch_approvals(self, *, timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """Every request that waits for a person, as `pending_approvals` has it: those there are, then new ones as they

@@ -242,7 +242,7 @@ def watch(log: Log, doorbell: Doorbell, timeout: float | None) -> Iterator[dict[
 
 def paused(log: Log) -> list[RunRow]:
     """The answer to Paused."""
-    return log.runs(status="paused", limit=MOST_PAUSED)
+    return log.runs(asked=True, limit=MOST_PAUSED)
 
 
 def requests_of(log: Log, row: RunRow) -> list[dict[str, Any]]:

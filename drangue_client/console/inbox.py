@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from typing import Any
 
 import click
@@ -32,7 +33,7 @@ from drangue_client.terms import arguments_hash
 
 Case = dict[str, Any]
 KEYS = "a approve, e edit, r reject, s skip, q quit: "
-UNMADE_S = 2.0  # how long to wait for a guard's word on arguments that a person changed
+UNMADE_S = 10.0  # how long to wait for a guard's word on arguments that a person changed
 UNMADE = ("blocked", "invalid_arguments")  # of a call that was not made, by its guards or its tool
 
 
@@ -79,9 +80,10 @@ class Inbox:
         async with AsyncClient(self._client.settings) as client:
 
             async def come() -> str:
-                async for case in client.watch_approvals():
-                    if self._is_new(case):
-                        break
+                async with aclosing(client.watch_approvals()) as cases:
+                    async for case in cases:
+                        if self._is_new(case):
+                            break
                 return ""
 
             waiting = [asyncio.create_task(come()), asyncio.create_task(self._hand.wants(bool(self._aside)))]
@@ -194,7 +196,7 @@ class Inbox:
                         _refused(f"the run goes on without it: {refusal}")
                     return
         except WaitTimeout:
-            return
+            click.echo("no worker has taken it up yet, so whether its guards let it pass is not known")
 
 
 def _unmade(event: Event) -> str:

@@ -88,6 +88,7 @@ def _differences(row: RowMapping, whole: Run, snapshot: Run) -> Iterator[str]:
         "head_seq": whole.seq,
         "status": whole.status,
         "unknown": len(whole.unknown),
+        "asked": whole.asked,
         "deadline_at": whole.deadline_at,
     }
     for name, value in derived.items():

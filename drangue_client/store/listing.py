@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, func, literal, select, tuple_, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from drangue_client.events import normalise
@@ -13,6 +25,11 @@ from drangue_client.store.database import Database
 from drangue_client.store.reading import row_of, run_row
 from drangue_client.store.tables import now, runs, steps
 from drangue_client.store.values import Backlog, RunRow
+
+
+def is_asked() -> ColumnElement[bool]:
+    """The condition that a call of a run waits for a person; a worker of before counts none, but says `paused`."""
+    return or_(runs.c.asked > 0, runs.c.status == "paused")
 
 
 class Listing:
@@ -53,6 +70,7 @@ class Listing:
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
         unknown: bool = False,
+        asked: bool = False,
         after: str | None = None,
         limit: int = 50,
     ) -> list[RunRow]:
@@ -67,6 +85,8 @@ class Listing:
             query = query.where(runs.c.created_at < until)
         if unknown:
             query = query.where(runs.c.unknown > 0)
+        if asked:
+            query = query.where(is_asked())
         if after is not None:
             last = runs.alias()
             at = select(last.c.created_at).where(last.c.run_id == after).scalar_subquery()

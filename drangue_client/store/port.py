@@ -51,12 +51,14 @@ class Log(Protocol):
         until: float | None = None,
         labels: Mapping[str, str] | None = None,
         unknown: bool = False,
+        asked: bool = False,
         after: str | None = None,
         limit: int = 50,
     ) -> list[RunRow]:
         """Runs, newest first: those submitted from `since` on and before `until` (epoch seconds) that bear all these
-        `labels`, whatever else they bear; with `unknown` only those with an outcome that nobody knows, and behind the
-        run whose id is `after` in this order."""
+        `labels`, whatever else they bear; with `unknown` only those with an outcome that nobody knows, with
+        `asked` only those with a call that may wait for a person, and behind the run whose id is `after` in this
+        order."""
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""

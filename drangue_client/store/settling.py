@@ -47,6 +47,7 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
         "wake_at": _wake_at(move),
         "deadline_at": run.deadline_at,
         "unknown": len(run.unknown),
+        "asked": run.asked,
         "updated_at": now(),
     }
     if not outlives(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail

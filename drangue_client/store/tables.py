@@ -98,6 +98,7 @@ runs = Table(
     Column("deadline_at", Instant),
     Column("error", Text),
     Column("unknown", Integer, nullable=False, server_default=text("0")),
+    Column("asked", Integer, nullable=False, server_default=text("0")),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("finished_at", Instant),
@@ -105,6 +106,7 @@ runs = Table(
     Index("ix_runs_status_created_at", "status", "created_at"),
     Index("ix_runs_created_at", "created_at"),
     Index("ix_runs_unknown", "created_at", postgresql_where=text("unknown > 0")),
+    Index("ix_runs_asked", "created_at", postgresql_where=text("asked > 0")),
     postgresql_with={"fillfactor": 70},
 )
 

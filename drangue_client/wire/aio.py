@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from drangue_client.events import Event
-from drangue_client.wire.signals import APPROVALS, APPROVALS_POLL_S, MOST_WAITING, MOVED, POLL_S
+from drangue_client.wire.signals import APPROVALS, APPROVALS_POLL_S, LIMITS, MOVED, POLL_S
 from drangue_client.wire.tokens import BEGINNING, MOST_S, READ_AT_ONCE, TOKENS, block_ms, pieces_of
 
 
@@ -26,13 +26,7 @@ class AsyncSignals:
     """What is heard of runs through Redis. Belongs to the event loop it is first used in."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = redis.asyncio.Redis.from_url(
-            redis_url,
-            socket_timeout=5,
-            socket_connect_timeout=3,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=MOST_WAITING,
-        )
+        self._redis = redis.asyncio.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **LIMITS)
 
     @asynccontextmanager
     async def listen(self, run_id: str) -> AsyncIterator[AsyncListener]:
@@ -102,6 +96,8 @@ class AsyncListener:
                 while (left := deadline - time.monotonic()) > 0:
                     with _heeding_cancels():
                         message = await self._pubsub.get_message(timeout=left)
+                        while message is not None and await self._pubsub.get_message(timeout=0) is not None:
+                            pass  # of a burst of rings one is enough
                     if message is not None:
                         return
                 return
@@ -151,6 +147,8 @@ def _heeding_cancels() -> Iterator[None]:
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
+    try:
+        yield
+    finally:  # also where Redis failed meanwhile, which the caller gets over
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,7 +21,8 @@ MOVED = "drangue:moved:"
 APPROVALS = "drangue:approvals"
 POLL_S = 1.0
 APPROVALS_POLL_S = 5.0
-MOST_WAITING = 10_000  # connections of a process: whoever waits holds one; a library's own ceiling is 100
+# Of every connection by which somebody waits. Whoever waits holds one, and a library's own ceiling is 100.
+LIMITS: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 3, "max_connections": 10_000}
 
 
 class Doorbell:
@@ -29,15 +31,7 @@ class Doorbell:
     def __init__(self, redis_url: str) -> None:
         self._redis = (
             # No retries: a ring that fails is not worth a wait, and whoever listens looks by itself.
-            redis.Redis.from_url(
-                redis_url,
-                socket_timeout=5,
-                socket_connect_timeout=3,
-                retry=Retry(NoBackoff(), 0),
-                max_connections=MOST_WAITING,
-            )
-            if redis_url
-            else None
+            redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **LIMITS) if redis_url else None
         )
 
     def moved(self, run_id: str) -> None:
@@ -105,6 +99,8 @@ class Listener:
             try:
                 while (left := deadline - time.monotonic()) > 0:
                     if self._pubsub.get_message(timeout=left) is not None:
+                        while self._pubsub.get_message(timeout=0) is not None:
+                            pass  # of a burst of rings one is enough
                         return
                 return
             except (RedisError, OSError):

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from drangue_client.events import Event, delta
-from drangue_client.wire.signals import MOST_WAITING
+from drangue_client.wire.signals import LIMITS
 
 TOKENS = "drangue:tokens:"
 KEPT_S = 3600
@@ -32,17 +32,7 @@ class TokenStream:
     """Writes and reads token streams. Safe from any thread and after a fork; without a URL there is nothing to read."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = (
-            redis.Redis.from_url(
-                redis_url,
-                socket_timeout=5,
-                socket_connect_timeout=3,
-                retry=Retry(NoBackoff(), 0),
-                max_connections=MOST_WAITING,
-            )
-            if redis_url
-            else None
-        )
+        self._redis = redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **LIMITS) if redis_url else None
 
     def publish(self, run_id: str, pieces: Sequence[Event]) -> None:
         """Append `model_delta` events to a run's stream. Raises RedisError: losing a piece harms nobody."""

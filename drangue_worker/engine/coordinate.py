@@ -177,7 +177,8 @@ def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
 def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
     """Ring for whoever waits, when the run has stopped; a lost ring costs a waiter a second."""
     status = decided.run.status
-    if any(fact.type == "approval_escalated" for fact in decided.facts):
+    asked = any(fact.type in ("approval_requested", "approval_escalated") for fact in decided.facts)
+    if asked:
         runtime.doorbell.approval_waiting(look.row.run_id)
     if status == look.row.status or status == "running":
         return
@@ -185,7 +186,7 @@ def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
         runtime.ended(look.row, decided.run)
     log.info("run_stopped", run_id=look.row.run_id, status=status, reason=decided.run.reason)
     runtime.doorbell.moved(look.row.run_id)
-    if status == "paused":
+    if status == "paused" and not asked:
         runtime.doorbell.approval_waiting(look.row.run_id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from drangue_client.events import Fact, normalise
@@ -14,11 +14,15 @@ from drangue_worker.engine.facts import tool_result
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 
 
-def decision_payload(response: ModelResponse, model: str | None, step: int) -> dict[str, Any]:
-    """The payload of a model's answer. Every call gets an id of its own: a missing or repeated one is replaced."""
+def decision_payload(
+    response: ModelResponse, model: str | None, step: int, taken: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The payload of a model's answer. Every call gets an id that no other call of its run has: one that is missing,
+    repeated, or `taken` by an earlier call is replaced. Some providers count their calls from one with every answer,
+    and what a person has said of one call must not be said of another."""
     asked = response.tool_calls or []
     given = [str(normalise(str(call.id or ""))) for call in asked]  # as they will be compared from the log
-    seen: set[str] = set()
+    seen = set(taken)
     calls = []
     for own_step, (call_id, call) in enumerate(zip(given, asked, strict=True), start=step + 1):
         if not call_id or call_id in seen:

@@ -67,7 +67,8 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
                 model.generate, system=system, messages=messages, tools=tools, idempotency_key=attempt.key, **more
             )
             response = await either(call, attempt.runtime.settings.call_timeout_s)
-        payload = decision_payload(response, response.model or name_of(model), attempt.step)
+        taken = [call["id"] for event in events for call in event.payload.get("tool_calls", ())]
+        payload = decision_payload(response, response.model or name_of(model), attempt.step, taken)
         payload |= attempt.lost(attempt.claimed.lost, response.unanswered)
         if terms.budget is not None:
             payload |= _estimated(terms, payload, {"system": system, "messages": messages, "tools": terms.offered()})

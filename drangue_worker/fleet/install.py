@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from drangue_client import checks
 from drangue_client.errors import SettingsError
 from drangue_client.settings import Settings
+from drangue_client.stackfile import find_settings
 from drangue_client.wire.queue import COORDINATE, PRIORITY_STEPS
 from drangue_worker.registry import Registry
 
@@ -24,12 +25,12 @@ def install(app: Celery, agents: Iterable[Any] | None = None, *, settings: Setti
     """Put drangue's tasks, queues and sweeper on `app`, once it is configured; nothing of its own is changed.
 
     `agents` are those its workers serve, by default what DRANGUE_AGENTS names. `settings` are the environment's unless
-    given; its Redis is the app's broker where they name none, and must be that broker where they do, since clients send
-    there. A worker of the app takes part if it consumes our queues, and then no others, since it ends what it runs when
-    it is told to stop: `celery -A shop worker -Q drangue.tool` on processes, and with `-P custom` and
-    CELERY_CUSTOM_WORKER_POOL=drangue_worker.fleet.pool:TaskPool the others. A `task_time_limit` and `task_annotations`
-    for all tasks hold for ours as well. Once per app. Raises SettingsError for what cannot work together, TypeError for
-    what is no app or no agent.
+    given, or those of the stack that runs in this folder. Their Redis is the app's broker where they name none, and
+    must be that broker where they do, since clients send there. A worker of the app takes part if it consumes our
+    queues, and then no others, since it ends what it runs when it is told to stop: `celery -A shop worker -Q
+    drangue.tool` on processes, and with `-P custom` and CELERY_CUSTOM_WORKER_POOL=drangue_worker.fleet.pool:TaskPool
+    the other queues. A `task_time_limit` and `task_annotations` for all tasks hold for ours as well. Once per app.
+    Raises SettingsError for what cannot work together, TypeError for what is no app or no agent.
     """
     from drangue_client.wire.broker import broker_settings, queue_named
     from drangue_worker.fleet import transport
@@ -38,7 +39,7 @@ def install(app: Celery, agents: Iterable[Any] | None = None, *, settings: Setti
 
     checks.has("app", app, "send_task", "a Celery app")
     checks.kind("settings", settings, Settings, "a Settings", "Read them: Settings.from_env().", optional=True)
-    settings = _with_broker(settings or Settings.from_env(), app)
+    settings = _with_broker(settings or find_settings(), app)
     settings.require_database()
     if COORDINATE in app.tasks:
         raise SettingsError("drangue is installed on this Celery app already. Install it once.")

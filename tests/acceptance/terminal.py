@@ -71,13 +71,18 @@ class Person:
 
     def is_done(self) -> bool:
         """Whether nothing is left on the screen that waits; what was put off is let go, as it waits no more."""
-        if self.process.poll() is None:
-            if self.said.endswith(KEYS):
-                self.types("s")
-            elif self.said.endswith(f"{PUT_OFF}{COMES}\n"):
-                self.types(" ")
-            wait_until(lambda: self.process.poll() is not None or self.said.endswith(f"{NOTHING}\n"), PATIENCE_S)
-            self._seen = len(self.said)
+        answered = 0
+
+        def over() -> bool:
+            nonlocal answered
+            said = self.said
+            if len(said) > answered and said.endswith((KEYS, f"{PUT_OFF}{COMES}\n")):
+                self.types("s" if said.endswith(KEYS) else " ")
+                answered = len(said)
+            return self.process.poll() is not None or said.endswith(f"{NOTHING}\n")
+
+        wait_until(over, PATIENCE_S)
+        self._seen = len(self.said)
         return self.process.poll() is None
 
     def modes(self) -> int:

@@ -232,7 +232,7 @@ def test_what_somebody_else_decided_meanwhile_is_said(ann: Person, fleet: Fleet)
 
 def test_what_has_expired_meanwhile_is_said(ann: Person, fleet: Fleet) -> None:
     """It took its declared outcome without anyone touching it."""
-    fleet.client.submit("expiring", "pay", run_id="late")
+    fleet.client.submit("brief", "pay", run_id="late")
     assert "expires at 2" in ann.sees(KEYS)
     wait_until(lambda: fleet.client.get("late").status == "completed", PATIENCE_S)
     ann.types("a")

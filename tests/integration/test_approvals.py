@@ -235,3 +235,23 @@ def test_a_policy_is_recorded_with_the_run_and_rules_it() -> None:
 
     asyncio.run(grant())
     assert store.look("r").row.status == "paused"
+
+
+def test_what_waits_is_told_although_something_else_of_its_run_goes_on(make_fleet: Make) -> None:
+    """Its time may be over before a slow sibling has ended: whoever decides must hear of it at once."""
+    slow = ("note", {"text": "tea", "seconds": 4.0})
+    fleet = make_fleet(calls_then_answer(slow, WIRE))
+    fleet.start("model-1", "tool-1")
+    with closing(redis.Redis.from_url(fleet.settings.redis_url)) as client, client.pubsub() as heard:
+        heard.subscribe(APPROVALS)
+        run_id = fleet.client.submit("careful", "pay", allow_unknown=True).run_id
+        watching = fleet.client.watch_approvals(timeout=20)
+        request = next(watching)
+        assert (request["run_id"], request["tool"]) == (run_id, "wire")
+        assert [one["call_id"] for one in fleet.client.pending_approvals()] == [request["call_id"]]
+        assert fleet.client.get(run_id).status == "running"
+        wait_until(lambda: (heard.get_message() or {}).get("data") == run_id.encode(), 20)
+    fleet.client.approve(run_id, request["call_id"], arguments_hash=request["arguments_hash"], by="ann")
+    assert fleet.finish([run_id], 30)[0].status == "completed"
+    assert sorted(fleet.effects()) == [f"{run_id}:2", f"{run_id}:3"]
+    assert fleet.client.pending_approvals() == []

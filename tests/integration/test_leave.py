@@ -43,7 +43,8 @@ def wire(sent: list[int]) -> Any:
 
 
 def test_an_approval_does_not_pass_to_a_later_call_of_the_same_id(store: Any, wire: Any, sent: list[int]) -> None:
-    """Providers repeat their ids; a million must not go out because somebody once agreed to one."""
+    """Providers repeat their ids; a million must not go out because somebody once agreed to one, nor because somebody
+    agrees to it late: the later call is recorded under an id of its own."""
     model = FakeModel(
         [calls(("wire", {"amount": 1}, "call_0")), calls(("wire", {"amount": 1_000_000}, "call_0")), "end"]
     )
@@ -53,7 +54,9 @@ def test_an_approval_does_not_pass_to_a_later_call_of_the_same_id(store: Any, wi
     second = agent.run_sync(run_id=RUN)
     assert (second.status, sent) == ("paused", [1])
     assert [request["arguments"] for request in second.pending_approvals] == [{"amount": 1_000_000}]
-    asyncio.run(agent.reject(RUN, "call_0"))
+    with pytest.raises(NotPendingError):
+        asyncio.run(agent.approve(RUN, "call_0"))
+    asyncio.run(agent.reject(RUN, second.pending_approvals[0]["call_id"]))
     assert (agent.run_sync(run_id=RUN).output, sent) == ("end", [1])
 
 

@@ -20,6 +20,7 @@ def _agent(name: str, policy: Approval) -> Agent:
 
 plain = _agent("plain", Approval())
 expiring = _agent("expiring", Approval(expires_s=1.0))
+brief = _agent("brief", Approval(expires_s=5.0))
 falling_back = _agent("falling-back", Approval(expires_s=1.0, on_expiry="fallback"))
 escalating = _agent("escalating", Approval(group="ops", escalate_s=1.0, escalate_to="leads"))
 double = _agent("double", Approval(people=2))

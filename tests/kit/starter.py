@@ -15,6 +15,7 @@ import runpy
 import secrets
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,7 +38,8 @@ LOADED = (
         "kombu.transport.redis",
     ),
     *("openai.resources.chat", "psycopg", "pydantic", "redis.asyncio", "sqlalchemy.dialects.postgresql.psycopg"),
-    *("sqlalchemy.dialects.sqlite", "structlog"),
+    *("sqlalchemy.dialects.sqlite", "structlog", "celery.apps.worker", "celery.bin.worker", "celery.worker.consumer"),
+    *("celery.concurrency.prefork", "celery.concurrency.thread", "tenacity", "httpx2", "rich.table"),
 )
 OWN = ("PYTHONPATH", "PYTHONWARNINGS")  # what a program's environment may say otherwise than ours
 
@@ -46,24 +48,69 @@ def run(
     command: Sequence[str], env: Mapping[str, str], cwd: Path, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that `takes` takes to its end, without input. Raises what `subprocess.run` raises of a timeout."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, socket.socket(socket.AF_UNIX) as own:
-        own.settimeout(timeout_s)
-        with _STARTING:
-            address = _address(env.get("PYTHONWARNINGS", ""))
-        own.connect(address)
-        what = json.dumps({"arguments": list(command[1:]), "env": dict(env), "cwd": str(cwd)}).encode()
-        socket.send_fds(own, [len(what).to_bytes(4, "big")], [out.fileno(), err.fileno()])
-        own.sendall(what)
-        with own.makefile() as said:
-            pid = int(said.readline())
-            try:
-                code = int(said.readline())
-            except TimeoutError:
-                os.kill(pid, 9)
-                raise subprocess.TimeoutExpired(command, timeout_s) from None
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        started = start(command, env, cwd, out.fileno(), err.fileno())
+        try:
+            code = started.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            raise
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+
+def start(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, out: int, err: int, *, session: bool = False
+) -> Forked:
+    """Start a command that `takes` takes, with these files for its output; in a `session` of its own if you say so. An
+    option `--parent`, whose end a worker follows, means the process that forks it, which ends with this one."""
+    own = socket.socket(socket.AF_UNIX)
+    with _STARTING:
+        address = _address(env.get("PYTHONWARNINGS", ""))
+    own.connect(address)
+    asked = {"arguments": list(command[1:]), "env": dict(env), "cwd": str(cwd), "session": session}
+    what = json.dumps(asked).encode()
+    socket.send_fds(own, [len(what).to_bytes(4, "big")], [out, err])
+    own.sendall(what)
+    return Forked(command, own)
+
+
+class Forked:
+    """A program that was started, with as much of Popen's face as its starters need."""
+
+    def __init__(self, command: Sequence[str], own: socket.socket) -> None:
+        self.args = command
+        self.returncode: int | None = None
+        self._own, self._said = own, own.makefile()
+        self.pid = int(self._said.readline())
+        self._ended = threading.Event()
+        threading.Thread(target=self._hear, name=f"forked-{self.pid}", daemon=True).start()
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended.wait(timeout):
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _hear(self) -> None:
+        with self._own, self._said:
+            self.returncode = int(self._said.readline() or -signal.SIGKILL)  # nothing is said by a starter that died
+        self._ended.set()
 
 
 def takes(command: Sequence[str], env: Mapping[str, str]) -> bool:
@@ -143,7 +190,11 @@ def _serve(listener: socket.socket, path: list[str]) -> dict[str, Any]:
                 connection.close()
 
 
-def _become(arguments: list[str], env: dict[str, str], cwd: str, path: list[str]) -> None:
+def _become(arguments: list[str], env: dict[str, str], cwd: str, path: list[str], session: bool) -> None:
+    if session:
+        os.setsid()
+    if "--parent" in arguments:
+        arguments[arguments.index("--parent") + 1] = str(os.getppid())
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

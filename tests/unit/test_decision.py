@@ -59,6 +59,13 @@ def test_a_missing_or_repeated_id_is_replaced(given_ids: tuple[str | None, ...],
     assert ids_of(*given_ids) == recorded
 
 
+def test_an_id_that_an_earlier_call_of_the_run_has_is_replaced() -> None:
+    """Some providers count from one with every answer: a word about the first call_0 must not meet the second one."""
+    asked = [ToolCall("call_0", "pay"), ToolCall("call_1", "pay")]
+    calls = decision_payload(ModelResponse(tool_calls=asked), "fake", 4, taken=["call_0", "call_5"])["tool_calls"]
+    assert [call["id"] for call in calls] == ["call_5_2", "call_1"]
+
+
 @by_chance
 @given(st.lists(st.sampled_from(["", "a", "call_2", "call_3", "call_4", "call_5"]), max_size=4))
 def test_no_two_calls_of_a_decision_share_an_id(given_ids: list[str]) -> None:

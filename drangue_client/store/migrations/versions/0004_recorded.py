@@ -1,5 +1,7 @@
-"""When events were recorded, to be asked for the latest of all runs: a BRIN, which costs an append next to nothing."""
+"""How many calls of a run wait for leave, and when events were recorded, to be asked for the latest of all runs: a
+BRIN, which costs an append next to nothing."""
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
@@ -9,6 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("runs", sa.Column("asked", sa.Integer(), nullable=False, server_default=sa.text("0")))
+    op.create_index("ix_runs_asked", "runs", ["created_at"], postgresql_where=sa.text("asked > 0"))
     op.create_index(
         "ix_events_recorded_at",
         "events",
@@ -20,3 +24,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_events_recorded_at", table_name="events")
+    op.drop_index("ix_runs_asked", table_name="runs")
+    op.drop_column("runs", "asked")
