@@ -72,21 +72,21 @@ def test_waiting_holds_up_neither_the_loop_nor_each_other(make_fleet: Make) -> N
     fleet = make_fleet(calls_then_answer(delay_s=1.0))
     fleet.start("model-1")
 
-    async def story() -> tuple[float, float]:
+    async def story() -> int:
         async with AsyncClient(fleet.settings) as client:
             ids = [(await client.submit("tester", f"go {number}")).run_id for number in range(40)]
             with pytest.raises(WaitTimeout):
                 await client.result(ids[0], timeout=0)
-            began, longest, last = time.monotonic(), 0.0, time.monotonic()
+            turns = 0
             waiting = asyncio.gather(*(client.result(one, timeout=60) for one in ids))
             while not waiting.done():
                 await asyncio.sleep(0.01)
-                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+                turns += 1
             assert {result.status for result in await waiting} == {"completed"}
-            return time.monotonic() - began, longest
+            return turns
 
-    took, longest = asyncio.run(story())
-    assert longest < took / 2  # a loop that waited with one of them would have stood still for all of it
+    turns = asyncio.run(story())
+    assert turns >= 10  # a loop that waited with one of them would have stood still for all of it
 
 
 def test_it_rides_on_an_async_session_and_connection(make_fleet: Make) -> None:

@@ -99,9 +99,9 @@ class Wire:
             with self._lock:
                 if door is not self._door:
                     link.cut.set()
+                link.thread.start()  # before anybody can find it, and wait for its end
                 self._links.add(link)
                 self.opened += 1
-            link.thread.start()
 
 
 class _Link:
