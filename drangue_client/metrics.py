@@ -104,6 +104,7 @@ class Exporter:
         try:
             since, recorded = self._log.recorded(self._counted_to, BEHIND_S)
             standing, backlog = self._log.standing(), {row.queue: row for row in self._log.backlog()}
+            unserved = self._log.unserved()
         except DatabaseUnavailable:
             yield _number("up", "Whether Postgres answered.", 0)
             return
@@ -112,6 +113,7 @@ class Exporter:
             self._count(event)
         yield _number("up", "Whether Postgres answered.", 1)
         yield from _standing(standing)
+        yield _gauge("runs_unserved", "Runs that have not ended, of agents that no worker serves.", unserved, "agent")
         names = sorted({*QUEUES, *backlog})
         for name, about, of in (
             ("steps_due", "Steps that could be begun now.", "due"),
@@ -166,6 +168,8 @@ def _standing(standing: Standing) -> Iterator[Metric]:
     yield _number("approval_oldest_seconds", "For how long the oldest of them has waited.", standing.oldest_s)
     about = "Calls of which nobody knows whether they took effect."
     yield _number("unknown_outcomes", about, standing.unknown)
+    about = "For how long the run has been due that workers should have looked after first."
+    yield _number("wake_lag_seconds", about, standing.wake_lag_s)
 
 
 def _gauge(name: str, about: str, values: Mapping[str, float], label: str) -> GaugeMetricFamily:

@@ -11,7 +11,7 @@ import click
 from drangue_client.autonomy import Autonomy
 from drangue_client.budget import Budget
 from drangue_client.client import Client
-from drangue_client.console.filters import SECONDS, pairs, run_filters
+from drangue_client.console.filters import SECONDS, pairs, run_filters, say_if_cut
 from drangue_client.console.looking import agents, doctor, queues, tail, workers
 from drangue_client.console.one_run import answer, dollars, run_view
 from drangue_client.console.shell import OK, UNFINISHED, client_here, code_of, json_option, say, say_json, settings_here
@@ -152,6 +152,7 @@ def runs(context: click.Context, /, as_json: bool, **filters: Any) -> None:
         say(runs_table(rows))
         if unknown:
             say(unknown_list(unknown))
+    say_if_cut("shown", len(rows), filters["limit"])
 
 
 @click.command("say", short_help="Begin another turn of a run.")

@@ -13,6 +13,7 @@ import click
 
 from drangue_client.run import Status
 
+MOST = 10_000  # runs in one list
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _LATEST_S = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -92,6 +93,12 @@ def pairs(context: click.Context, parameter: click.Parameter, labels: Sequence[s
     return found
 
 
+def say_if_cut(done: str, count: int, limit: int) -> None:
+    """Say on standard error that the limit may have cut a list of `count` runs: "20 shown; there may be more: ..."."""
+    if count >= limit:
+        click.echo(f"{count} {done}; there may be more: {'--limit' if limit < MOST else '--until'}", err=True)
+
+
 def run_filters(limit: int, *, agent: bool = True, status: bool = True) -> Callable[[Any], Any]:
     """Add the options `status` and `agent` (each unless left out), `since`, `until`, `labels` and `limit`, keywords of
     `Log.runs` all of them."""
@@ -107,7 +114,7 @@ def run_filters(limit: int, *, agent: bool = True, status: bool = True) -> Calla
         ),
         click.option(
             "--limit",
-            type=click.IntRange(1, 10_000),
+            type=click.IntRange(1, MOST),
             default=limit,
             show_default=True,
             help="At most so many, the newest.",

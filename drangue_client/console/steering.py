@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from drangue_client.client import Client
-from drangue_client.console.filters import AGE, run_filters
+from drangue_client.console.filters import AGE, run_filters, say_if_cut
 from drangue_client.console.shell import FAILED, OK, client_here
 from drangue_client.console.views import arguments_shown, shown, when
 from drangue_client.errors import NotPendingError, NotUnknownError
@@ -281,4 +281,6 @@ def retry(context: click.Context, /, names: tuple[str, ...], every: bool, by: st
             code = code if done.created else FAILED
         if not names:
             click.echo("no failed run matches")
+    if every:
+        say_if_cut("taken up", len(names), filters["limit"])
     return code

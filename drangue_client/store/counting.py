@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, tuple_
 
-from drangue_client.run import ALIVE, Run
+from drangue_client.run import ALIVE, ENDED, Run
 from drangue_client.store.database import Database
 from drangue_client.store.tables import events, now, runs
 
@@ -19,12 +19,14 @@ COUNTED = ("model_decision", "tool_result", "run_finished", "run_failed", "run_c
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Runs that have not ended, by status; the calls that wait for leave, and for how many seconds the oldest has; the
-    calls of which nobody knows whether they took effect."""
+    calls of which nobody knows whether they took effect; for how many seconds the fleet run has been due that should
+    have been looked after first, 0 where none is overdue."""
 
     runs: dict[str, int] = field(default_factory=dict)
     approvals: int = 0
     oldest_s: float = 0.0
     unknown: int = 0
+    wake_lag_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Counting:
                 len(asked),
                 _oldest_s(c, asked),
                 int(c.execute(unknown).scalar_one()),
+                _wake_lag_s(c),
             )
 
         return self.db.run(work, durable=False)
@@ -80,6 +83,18 @@ def _asked(c: Connection) -> list[tuple[str, int]]:
         calls = Run.from_snapshot(state, 0, None).calls
         found += [(run_id, call.step) for call in calls if call.verdict == "asked" and not call.settled]
     return found
+
+
+def _wake_lag_s(c: Connection) -> float:
+    """For how many seconds the most overdue run of the fleet has waited for a sweep: by the sweeps' own index."""
+    overdue = (
+        select(runs.c.wake_at, now())
+        .where(runs.c.wake_at <= now(), runs.c.executor == "celery", runs.c.status.not_in(ENDED))
+        .order_by(runs.c.wake_at)
+        .limit(1)
+    )
+    row = c.execute(overdue).first()
+    return 0.0 if row is None else float(row[1] - row[0])
 
 
 def _oldest_s(c: Connection, asked: list[tuple[str, int]]) -> float:

@@ -13,6 +13,8 @@
 --
 -- Repeating is safe. Passwords come from the environment (POSTGRES_OWNER_PASSWORD, POSTGRES_WORKER_PASSWORD and so on);
 -- a role whose variable is unset keeps the password it has. `-v schema=NAME` where the tables are not in `public`.
+-- The server gets the passwords in clear, so it is told not to log these statements. Only a superuser may say so:
+-- whoever else runs this is told, and logs them where log_statement, or a duration, says so.
 -- What each role needs was found by running a fleet under it with everything refused first.
 
 \set ON_ERROR_STOP on
@@ -40,6 +42,16 @@ begin
 end
 $$;
 
+select current_setting('is_superuser')::bool as superuser
+\gset
+\if :superuser
+set local log_statement = 'none';
+set local log_min_duration_statement = -1;
+set local log_min_error_statement = 'panic';
+\else
+\warn 'You are no superuser: the server may log the passwords that are set now (log_statement).'
+\endif
+
 \getenv password POSTGRES_OWNER_PASSWORD
 \if :{?password}
 alter role drangue_owner password :'password';
@@ -65,6 +77,10 @@ alter role drangue_operator password :'password';
 alter role drangue_reader password :'password';
 \unset password
 \endif
+commit;
+
+-- In a transaction of its own, so that who was given what is logged as ever.
+begin;
 
 -- Only its members may say what becomes of the owner's tables; a superuser need not be one.
 select format('grant drangue_owner to %I', current_user)

@@ -56,7 +56,8 @@ def run(name: str, takes: str, command: Callable[[int], Sequence[str]]) -> None:
             _wait_for(http, lambda: server.process.poll() is None)
             if "--serve" in sys.argv:
                 print(f"{url} is served until Ctrl-C; the workers' logs are in {folder}/logs. From another terminal:")
-                print(TRY[takes].format(url=url), f"curl -N {url}/tickets/ID/events\n", sep="\n", flush=True)
+                print(TRY[takes].format(url=url))
+                print(f"curl -N -H X-User:me {url}/tickets/ID/events\n", flush=True)
                 web.run()
                 return
             with closing(Client(settings)) as client:

@@ -111,11 +111,14 @@ def client() -> Client:
     return Client()
 
 
-def signed_in(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Asks who it is. The header stands for your login, be it a session, a token, or a proxy that checks one."""
+def signed_in(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Asks who it is; who may see which ticket is for your application to say.
+
+    The header stands for your login, be it a session, a token, or a proxy that checks one.
+    """
 
     @wraps(view)
-    def asked(request: HttpRequest, **given: str) -> HttpResponse:
+    def asked(request: HttpRequest, **given: str) -> HttpResponseBase:
         user = request.headers.get("X-User", "")
         return view(request, user, **given) if user else said(401, "sign in first: X-User says who you are")
 
@@ -165,7 +168,8 @@ def create(request: HttpRequest, user: str) -> HttpResponse:
 
 
 @require_GET
-def show(request: HttpRequest, ticket_id: str) -> HttpResponse:
+@signed_in
+def show(request: HttpRequest, user: str, ticket_id: str) -> HttpResponse:
     """How it stands, without waiting for anything."""
     ticket, _ = found(ticket_id)
     run = Result.from_events(ticket.id, client().events(ticket.id))
@@ -174,7 +178,8 @@ def show(request: HttpRequest, ticket_id: str) -> HttpResponse:
 
 
 @require_GET
-def events(request: HttpRequest, ticket_id: str) -> HttpResponseBase:
+@signed_in
+def events(request: HttpRequest, user: str, ticket_id: str) -> HttpResponseBase:
     """The run as it goes, until it ends or waits for a person. 204 tells a browser to stop asking for more."""
     ticket, status = found(ticket_id)
     try:

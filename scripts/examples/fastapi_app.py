@@ -97,8 +97,14 @@ def user_of(x_user: Annotated[str, Header()] = "") -> str:
     return x_user
 
 
-async def ticket_of(ticket_id: str, request: Request) -> Ticket:
-    """The ticket, read in a session of its own: a stream must not hold a connection while somebody watches."""
+User = Annotated[str, Depends(user_of)]
+
+
+async def ticket_of(ticket_id: str, _: User, request: Request) -> Ticket:
+    """The ticket, for whoever is signed in; who may see which is for your application to say, here.
+
+    Read in a session of its own: a stream must not hold a connection while somebody watches.
+    """
     async with request.state.sessions() as session:
         ticket = await session.get(Ticket, ticket_id) if "\0" not in ticket_id else None
     if ticket is None:
@@ -108,7 +114,6 @@ async def ticket_of(ticket_id: str, request: Request) -> Ticket:
 
 
 Drangue = Annotated[AsyncClient, Depends(client_of)]
-User = Annotated[str, Depends(user_of)]
 Known = Annotated[Ticket, Depends(ticket_of)]
 
 

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 import redis
 import yaml
 
@@ -53,10 +55,27 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
     return VARIABLE.sub(value, text)
 
 
+def read_env(path: Path) -> dict[str, str]:
+    """The variables of a `.env` file."""
+    lines = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def make_env(path: Path, **filled_in: str) -> None:
+    """Make a `.env` file as the documents say: `ops/make-env`, then what its lines ask for is filled in."""
+    subprocess.run([str(ROOT / "ops" / "make-env"), str(path)], capture_output=True, check=True)
+    text = path.read_text()
+    for name, value in filled_in.items():
+        assert f"\n{name}=" in text, f"ops/make-env has no line for {name}"
+        text = re.sub(rf"^{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
+    path.write_text(text)
+
+
 def made_variables() -> dict[str, str]:
-    """What `ops/make-env` prints for a `.env` file."""
-    done = subprocess.run([str(ROOT / "ops" / "make-env")], capture_output=True, text=True, check=True)
-    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+    """What a `.env` file holds that nobody has filled in yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_env(Path(folder, ".env"))
+        return read_env(Path(folder, ".env"))
 
 
 def free_port() -> int:
@@ -82,11 +101,11 @@ class Site:
         """A value of the file, with what a container has for itself replaced by what is here."""
         postgres = urlsplit(self.admin_url)
         for old, new in {
+            "/tmp/": f"{self.folder}/",  # before anything is put in that may lie in there itself
             "@postgres:5432/drangue": f"@{postgres.hostname}:{postgres.port}{postgres.path}",
             "@redis:6379": f"@127.0.0.1:{self.ports['6379']}",
             "/app/ops/": f"{ROOT}/ops/",
             "=/ops/": f"={ROOT}/ops/",
-            "/tmp/": f"{self.folder}/",
             "0.0.0.0": "127.0.0.1",
         }.items():
             text = text.replace(old, new)
@@ -95,10 +114,13 @@ class Site:
 
     def env(self, service: str) -> dict[str, str]:
         """The environment of a service, and this machine's paths to the programs that images bring along."""
+        said = SERVICES[service].get("environment", {})
         told = {
             name: self.here(interpolated(str(value), self.variables))
-            for name, value in SERVICES[service].get("environment", {}).items()
+            for name, value in said.items()
+            if value is not None
         }
+        told |= {name: self.variables[name] for name, value in said.items() if value is None and name in self.variables}
         if "PGHOST" in told:
             admin = urlsplit(self.admin_url)
             told |= {"PGHOST": admin.hostname or "", "PGPORT": str(admin.port), "PGUSER": admin.username or ""}
@@ -114,14 +136,9 @@ class Site:
         words = [*SERVICES[service].get("entrypoint", []), *SERVICES[service]["command"]]
         return [self.here(interpolated(word, self.variables)).replace("alive", f"{service}.alive") for word in words]
 
-    def write_variables(self) -> None:
-        """Put the variables where compose looks for them."""
-        (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in self.variables.items()))
-
     def read_variables(self) -> None:
-        """Take the variables from there, as every command of compose does."""
-        lines = (self.folder / ".env").read_text().splitlines()
-        self.variables = dict(line.split("=", 1) for line in lines)
+        """Take the variables from `.env`, as every command of compose does."""
+        self.variables = read_env(self.folder / ".env")
 
     def once(self, service: str) -> Done:
         """Run a service that ends, to its end."""
@@ -193,10 +210,17 @@ class Site:
 
 @contextmanager
 def deployed(admin_url: str, folder: Path, script: Script) -> Iterator[Site]:
-    """A deployment with Redis and tables and without a worker. Its roles and its database end with the block."""
+    """A deployment with Redis and tables and without a worker. Its roles and its database end with the block.
+
+    Skips the test on a server of somebody's own, whose roles of these names may be in use.
+    """
+    if admin_url == os.environ.get("DRANGUE_DATABASE_URL"):
+        pytest.skip("roles belong to a whole server, and DRANGUE_DATABASE_URL names one of yours: they would be reset")
     with new_database(admin_url) as url, Provider(script) as provider:
-        variables = {**made_variables(), "AGENTS": AGENTS, "OPENAI_API_KEY": "x", "OPENAI_BASE_URL": provider.base_url}
-        site = Site(folder, url, provider, variables)
+        make_env(folder / ".env", AGENTS=AGENTS, OPENAI_API_KEY="x")
+        with (folder / ".env").open("a") as env:
+            env.write(f"OPENAI_BASE_URL={provider.base_url}\n")  # as for any server of one's own
+        site = Site(folder, url, provider, read_env(folder / ".env"))
         try:
             with site.up("redis"):
                 for service in ("roles", "migrate", "grants"):

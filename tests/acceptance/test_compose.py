@@ -19,10 +19,12 @@ import redis
 from drangue_client.settings import PREFIX, Settings
 from drangue_worker.testing.provider import ProviderCall, Reply
 from tests.acceptance.composed import COMPOSE, SERVICES, Site, deployed, fetched, interpolated, made_variables
+from tests.acceptance.shell import run
 from tests.kit.fleet import ROOT, wait_until
 
 ONCE = {"roles", "migrate", "grants", "console"}
 WORKERS = {"coordinator", "model", "tool"}
+FILLED_IN = {"AGENTS": "shop.agents", "AGENTS_FOLDER": "./agents"}  # what compose cannot do without
 LEFT = "left-by-a-worker-that-died"
 
 
@@ -90,8 +92,12 @@ class TestFile:
             wanted = "service_completed_successfully" if other in ONCE else "service_healthy"
             assert how == {"condition": wanted}
         order = {"roles": "postgres", "migrate": "roles", "grants": "migrate", "prometheus": "metrics"}
-        if name in {*WORKERS, "flower", "metrics", "console"}:
+        if name in {*WORKERS, "flower"}:
             assert set(SERVICES[name]["depends_on"]) == {"grants", "redis"}
+        elif name == "metrics":  # which tells that Redis is away
+            assert set(SERVICES[name]["depends_on"]) == {"grants"}
+        elif name == "console":  # which looks and mends while things are away, and must not start jobs
+            assert SERVICES[name]["depends_on"] == {}
         elif name in order:
             assert set(SERVICES[name]["depends_on"]) == {order[name]}
 
@@ -120,7 +126,7 @@ class TestFile:
     def test_every_setting_exists(self, name: str) -> None:
         """A misspelt one ends the worker with an error; here it is seen before anybody deploys it."""
         told = {key: str(value) for key, value in SERVICES[name].get("environment", {}).items()}
-        variables = {**made_variables(), "AGENTS": "shop.agents"}
+        variables = made_variables() | FILLED_IN
         ours = {key: interpolated(value, variables) for key, value in told.items() if key.startswith(PREFIX)}
         assert Settings.from_env(ours).to_env().keys() <= ours.keys()
 
@@ -143,10 +149,45 @@ class TestFile:
 
     def test_volumes_are_declared_or_exist(self) -> None:
         """A name that is declared nowhere, or a folder that is not there, is an error, or an empty folder of root's."""
-        for service in SERVICES.values():
+        for name, service in SERVICES.items():
             for volume in service.get("volumes", ()):
-                source = interpolated(volume, {}).split(":")[0]
-                assert source in COMPOSE["volumes"] or (ROOT / source).exists()
+                if name not in WORKERS:  # whose folder is yours
+                    source = volume.split(":")[0]
+                    assert source in COMPOSE["volumes"] or (ROOT / source).exists()
+
+    @pytest.mark.parametrize("name", sorted(SERVICES))
+    def test_nobody_is_given_the_folder_of_the_passwords(self, name: str) -> None:
+        """A tool that reads files would read every password of the deployment."""
+        for volume in SERVICES[name].get("volumes", ()):
+            source = interpolated(volume, made_variables()).split(":")[0]
+            assert source in COMPOSE["volumes"] or not (ROOT / ".env").is_relative_to((ROOT / source).resolve())
+        if name in WORKERS:  # and no default is taken for granted
+            with pytest.raises(AssertionError, match=r"not that of \.env"):
+                interpolated(SERVICES[name]["volumes"][0], {})
+
+    def test_what_the_documents_say_to_set_is_enough(self) -> None:
+        """Compose reads the whole file for every command: a variable that is missing stops all of them, at night."""
+        text = (ROOT / "docker-compose.yml").read_text()
+        body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+        interpolated(body, made_variables() | FILLED_IN)
+        for name in FILLED_IN:
+            with pytest.raises(AssertionError, match=rf"set {name} in \.env"):
+                interpolated(body, made_variables() | FILLED_IN | {name: ""})
+        assert FILLED_IN.keys() <= made_variables().keys()
+
+    @pytest.mark.parametrize("name", sorted(WORKERS))
+    def test_how_many_workers_there_are_outlives_a_command(self, name: str) -> None:
+        """What `--scale` said is forgotten by the next `up`, which would leave one of them to do it all."""
+        variable = f"{name.upper()}_SCALE"
+        assert interpolated(str(SERVICES[name]["scale"]), {variable: "4"}) == "4"
+        assert interpolated(str(SERVICES[name]["scale"]), made_variables()) == made_variables()[variable] == "1"
+
+    def test_a_key_that_is_not_set_is_not_empty(self) -> None:
+        """An empty OPENAI_BASE_URL is an address to OpenAI's SDK, and every model call would fail."""
+        for name in WORKERS:
+            passed_on = {key for key, value in SERVICES[name]["environment"].items() if value is None}
+            assert passed_on == {"OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY"}
+        assert "OPENAI_BASE_URL" not in made_variables()
 
 
 class TestFleet:
@@ -200,10 +241,16 @@ class TestFleet:
 
     def test_a_person_finds_everything_in_order(self, site: Site) -> None:
         """The console is what the one on call has."""
-        doctor = site.console("doctor", "--rebuild", "--timeout", "1")
-        assert doctor.code == 0, doctor
-        assert "bad" not in doctor.out.split()
-        assert re.search(r"2 answer: model\S+, tool\S+", doctor.out), doctor.out
+
+        def all_answer() -> bool:  # on a slow machine not within any given time
+            doctor = site.console("doctor", "--rebuild", "--timeout", "2")
+            if not re.search(r"2 answer: model\S+, tool\S+", doctor.out):
+                return False
+            assert doctor.code == 0, doctor
+            assert "bad" not in doctor.out.split()
+            return True
+
+        wait_until(all_answer, what="both workers answer")
         assert {row["queue"] for row in site.console("queues", "--json").json} >= {"drangue.model", "drangue.tool"}
 
     def test_a_person_submits_approves_and_prunes(self, site: Site) -> None:
@@ -235,6 +282,13 @@ class TestFleet:
         assert "drangue_redis_up 1.0" in told
         assert 'drangue_queue_messages{queue="drangue.tool"}' in told
         assert not site.healthy("metrics")
+
+    def test_the_exporter_and_the_console_start_without_redis(self, site: Site) -> None:
+        """Both are there to tell what is away; neither may wait for it."""
+        away = {"DRANGUE_REDIS_URL": "redis://127.0.0.1:1/0"}
+        done = run(["drangue", "metrics", "--once"], {**site.env("metrics"), **away}, site.folder)
+        assert ("drangue_up 1.0" in done.out, "drangue_redis_up 0.0" in done.out) == (True, True), done
+        assert site.console("runs", **away).code == 0
 
     def test_nobody_was_refused_what_they_need(self, site: Site) -> None:
         """A right that is missing may be missed only now and then; Redis keeps a list of what it refused."""

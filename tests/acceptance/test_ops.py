@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ import pytest
 import redis
 
 from tests.acceptance.composed import Site, deployed, made_variables
+from tests.acceptance.shell import run
 from tests.kit.fleet import ROOT, calls_then_answer
 
 OPS = ROOT / "ops"
@@ -23,6 +25,7 @@ NEW_STEP = (
     "insert into steps values ('r', 1, 'tool', null, null, 5, 0, 0, 0, null, null, null, null, null, now(), now(), 0)"
 )
 DDL = ("drop table runs", "truncate events", "alter table events add column x int", "create table x (x int)")
+PASSWORDS = [f"POSTGRES_{role}_PASSWORD" for role in ("OWNER", "WORKER", "APP", "OPERATOR", "READER")]
 POWER = (
     "create role x superuser",
     "alter role drangue_worker superuser",
@@ -121,6 +124,31 @@ class TestRoles:
         assert done.code != 0
         assert "may create roles" in done.err
 
+    def test_the_server_does_not_log_the_passwords(self, site: Site) -> None:
+        """It gets them in clear; many a server logs whatever changes a role. The grants are logged as ever."""
+        loud = "-c client_min_messages=log -c log_statement=all -c log_min_duration_statement=0"  # the log, sent to us
+        done = run(site.command("grants"), {**site.env("grants"), "PGOPTIONS": loud}, site.folder)
+        assert done.code == 0, done
+        assert "statement: grant select, insert on events to drangue_worker" in done.err
+        assert [name for name in PASSWORDS if site.variables[name] in done.err + done.out] == []
+        assert "may log the passwords" not in done.err
+
+    def test_whoever_cannot_keep_them_out_of_the_log_is_told(self, site: Site) -> None:
+        """Hosted servers give nobody a superuser; then the log has to be guarded, or the passwords set elsewhere."""
+        owner = {"PGUSER": "drangue_owner", "PGPASSWORD": site.variables["POSTGRES_OWNER_PASSWORD"]}
+        done = run(site.command("grants"), site.env("grants") | owner, site.folder)
+        assert "may log the passwords" in done.err, done
+        assert done.code != 0  # it may not change the others' passwords either
+
+    def test_a_server_of_your_own_is_left_alone(self, addresses: Any, monkeypatch: Any, tmp_path: Path) -> None:
+        """These tests reset and drop roles of fixed names, which a real deployment on the server would be using."""
+        monkeypatch.setenv("DRANGUE_DATABASE_URL", addresses.database_url)
+        with (
+            pytest.raises(pytest.skip.Exception, match="names one of yours"),
+            deployed(addresses.database_url, tmp_path, calls_then_answer()),
+        ):
+            raise AssertionError("it was deployed")
+
     def test_no_password_stands_in_the_file(self) -> None:
         """It lies in a repository."""
         text = (OPS / "postgres" / "roles.sql").read_text()
@@ -187,6 +215,32 @@ class TestUsers:
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert (done.returncode != 0, done.stdout) == (True, "")
         assert missing in done.stderr
+
+
+class TestMakeEnv:
+    def make(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`ops/make-env`, typed by somebody whose umask hides nothing."""
+        command = [str(OPS / "make-env"), *arguments]
+        return subprocess.run(command, cwd=folder, umask=0, capture_output=True, text=True)
+
+    @pytest.mark.parametrize("arguments", [(), ("production.env",)])
+    def test_only_its_owner_may_read_it(self, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+        """A shell's redirection would make it readable by everybody."""
+        done = self.make(tmp_path, *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        (made,) = tmp_path.iterdir()
+        assert (made.name, made.stat().st_mode & 0o777) == (arguments[0] if arguments else ".env", 0o600)
+        passwords = re.findall(r"^\w+_PASSWORD=([0-9a-f]{48})$", made.read_text(), re.MULTILINE)
+        assert len(set(passwords)) == len(passwords) == made.read_text().count("_PASSWORD=") == 13
+
+    def test_one_that_is_there_is_left_alone(self, tmp_path: Path) -> None:
+        """Its passwords are those of the database; new ones would lock everybody out."""
+        assert self.make(tmp_path).returncode == 0
+        before = (tmp_path / ".env").read_text()
+        done = self.make(tmp_path)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+        assert ".env is there already" in done.stderr
+        assert (tmp_path / ".env").read_text() == before
 
 
 DOCKERFILE = (OPS / "Dockerfile").read_text()

@@ -27,6 +27,7 @@ from tests.kit.tcp import Wire
 
 NAMES = ("fastapi_app", "django_app")
 KEEP_ALIVE_S = 0.3
+SIGNED_IN = {"X-User": "ann"}
 ANSWER = "It is well again."
 
 
@@ -165,7 +166,8 @@ def test_a_cut_connection_is_taken_up_without_a_gap_or_a_double(web: Web, fleet:
     assert not [one for one in (first, *rest) if "Look before you act" in one.data]  # as run_started has it
     for place in range(len(recorded(fleet, path)) - 1):
         assert logged(web.watch(path, after=place)) == recorded(fleet, path, place)
-    over = web.site.http.get(f"{path}/events", headers={"Last-Event-ID": recorded(fleet, path)[-1][0] or ""})
+    last = {**SIGNED_IN, "Last-Event-ID": recorded(fleet, path)[-1][0] or ""}
+    over = web.site.http.get(f"{path}/events", headers=last)
     assert (over.status_code, over.content) == (204, b"")  # by which a browser knows that it need not come back
 
 
@@ -218,15 +220,18 @@ def test_bad_input_is_told_from_what_is_not_there(web: Web, fleet: Fleet) -> Non
     path = web.ticket("is it well, do you think?")
     web.watch(path)
     for place in ("-2", "x", "1.5", "9" * 30):
-        assert web.site.http.get(f"{path}/events", headers={"Last-Event-ID": place}).status_code == 422, place
+        headers = {**SIGNED_IN, "Last-Event-ID": place}
+        assert web.site.http.get(f"{path}/events", headers=headers).status_code == 422, place
     seen = {"call_id": "call_1", "arguments_hash": "0"}
     assert web.post(f"{path}/approve", **seen).status_code == 409
     assert web.post(f"{path}/approve", call_id="call_1").status_code == 422
     assert web.post(f"{path}/approve", user="", **seen).status_code == 401
+    for page in (path, f"{path}/events", "/tickets/nonesuch"):
+        assert web.site.http.get(page).status_code == 401, page
     fleet.execute("delete from runs where run_id = %s", run_of(path))  # as when it is pruned
     for nowhere in ("/tickets/nonesuch", "/tickets/%00", path):
-        assert web.site.http.get(nowhere).status_code == 404
-        assert web.site.http.get(f"{nowhere}/events").status_code == 404
+        assert web.site.http.get(nowhere, headers=SIGNED_IN).status_code == 404
+        assert web.site.http.get(f"{nowhere}/events", headers=SIGNED_IN).status_code == 404
         assert web.post(f"{nowhere}/approve", **seen).status_code == 404
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -144,6 +145,58 @@ def test_what_waits_for_people_is_told_with_its_age(settings: Settings, exporter
     asyncio.run(assisted.resume("r"))
     client.close()
     store.close()
+
+
+def test_a_run_that_nobody_looks_after_is_told_of(settings: Settings, exporter: Exporter, database_url: str) -> None:
+    """A run without a step or a message is in no queue: with no worker at all this is the only sign of it."""
+    client = Client(settings)
+
+    def lag_s() -> float:
+        return numbers(exporter.text())["wake_lag_seconds",]
+
+    def due(run_id: str, ago_s: float) -> None:
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "update runs set wake_at = now() - make_interval(secs => %s) where run_id = %s", (ago_s, run_id)
+            )
+
+    assert lag_s() == 0.0
+    client.submit("a", "go", run_id="later", not_before=time.time() + 3600)
+    client.submit("a", "go", run_id="fresh")
+    due("fresh", -60)
+    assert lag_s() == 0.0
+    with psycopg.connect(database_url) as connection:  # of which no message goes out
+        client.submit("a", "go", run_id="ridden", connection=connection)
+    wait_until(lambda: lag_s() > 0.1)
+    assert lag_s() < 60
+    due("fresh", 90)
+    assert 90 <= lag_s() < 150
+    client.log.wake(patience_s=60.0)  # a sweep, as any worker does it
+    assert lag_s() == 0.0
+    due("fresh", 90)
+    client.cancel("fresh")
+    assert lag_s() == 0.0
+    store = PostgresStore(database_url)
+    paused = agent(store, [("wire", {})], tools=[wire], autonomy=Autonomy(modes={"wire": "assisted"}))
+    assert paused.run_sync("go", run_id="inline").status == "paused"
+    due("inline", 90)  # which belongs to one process, and is no worker's
+    assert lag_s() == 0.0
+    client.close()
+    store.close()
+
+
+def test_runs_of_an_agent_that_nobody_serves_are_told_of(settings: Settings, exporter: Exporter) -> None:
+    """Workers look after them and never begin them, so they are late by no other number."""
+    client = Client(settings)
+    client.submit("served", "go", run_id="a")
+    client.submit("renamed", "go", run_id="b")
+    client.submit("renamed", "go", run_id="c")
+    client.log.register([Agent(FakeModel(), name="served").blueprint.row()])
+    assert told(exporter, "runs_unserved") == {("runs_unserved", "renamed"): 2.0}
+    client.cancel("b")
+    client.cancel("c")
+    assert told(exporter, "runs_unserved") == {}
+    client.close()
 
 
 def test_servers_that_are_away_are_told_and_not_raised(settings: Settings, exporter: Exporter) -> None:
