@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, tupl
 
 from drangue_client.run import ALIVE, ENDED, Run
 from drangue_client.store.database import Database
+from drangue_client.store.listing import is_asked
 from drangue_client.store.tables import events, now, runs
 
 AT_ONCE = 1000  # calls that one statement asks about
@@ -77,7 +78,7 @@ class Counting:
 
 def _asked(c: Connection) -> list[tuple[str, int]]:
     """The calls that wait for leave, (run, step), whether anything else of their runs goes on or not."""
-    query = select(runs.c.run_id, runs.c.state).where(runs.c.status.in_(("running", "paused")))
+    query = select(runs.c.run_id, runs.c.state).where(is_asked())
     found = []
     for run_id, state in c.execute(query):
         calls = Run.from_snapshot(state, 0, None).calls

@@ -188,13 +188,14 @@ def test_one_person_is_not_two_by_sending_a_link_again(open_office: OpenOffice) 
 
 
 def test_a_link_does_not_pass_to_a_later_call_that_looks_the_same(open_office: OpenOffice) -> None:
-    """The same words, the same arguments and a call id that the provider repeats: it is another payment."""
+    """The same words, the same arguments and a call id that the provider repeats: it is another payment, and is
+    recorded under an id of its own."""
     office = open_office()
     link = office.link()
     assert office.visit(link, sent={}).status_code == 200
     office.agent.run_sync(run_id=RUN)
     assert asyncio.run(office.agent.run("once more", run_id=RUN, turn_id="2")).status == "paused"
     (request,) = office.client.pending_approvals(RUN)
-    assert request["call_id"] == "the-call"
+    assert (request["call_id"], request["arguments"]) == ("call_5", {"to": TO, "amount": 5})
     office.refuses(410, "Nothing waits here any more", link)
     assert office.paid == [5]
