@@ -146,7 +146,8 @@ class Client(Steering):
         Of a run submitted with `tokens`, also its answers while they are written: `model_delta` events (seq -1), each
         {"text", "step", "attempt", "index"} and `"retry": True` on the first of another attempt, which voids the
         earlier ones of its step. They come before the decision they belong to. Any number of processes may stream a
-        run, from any place; `timeout` is in seconds, WaitTimeout when it is over.
+        run, from any place; `timeout` is in seconds, WaitTimeout when it is over. UnknownRunError comes with the first
+        item: call `get` before you answer with a stream.
         """
         yield from follow(self.log, self._tokens, run_id, checks.place("after", after), timeout)
 

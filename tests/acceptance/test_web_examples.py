@@ -180,7 +180,8 @@ def test_an_answer_is_shown_while_it_is_being_written(web: Web, fleet: Fleet) ->
         assert [piece["index"] for piece in started] == [0, 1, 2]
         assert fleet.client.cancel(run_of(path))
         rest = [one for one in sent if one.event]
-    assert [one.event for one in rest if one.event != "model_delta"] == ["run_cancelled"]
+    ended = [one.event for one in rest if one.event != "model_delta"]
+    assert ended in (["run_cancelled"], ["run_cancelled", "step_stopped"])  # the call may have heard of it by then
     indexes = [one.json["index"] for one in rest if one.event == "model_delta"]
     assert indexes == [*range(3, 3 + len(indexes))]  # a keep-alive in between neither repeats nor skips one
 
