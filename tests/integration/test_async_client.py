@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -111,6 +112,27 @@ def test_it_rides_on_an_async_session_and_connection(make_fleet: Make) -> None:
                 assert (await client.result(run_id, timeout=30)).status == "completed"
             with pytest.raises(TypeError, match="AsyncSession"):
                 await client.submit("tester", "go", connection=object())
+        await engine.dispose()
+
+    asyncio.run(story())
+
+
+def test_a_database_that_lets_a_submission_wait_holds_up_nobody_else(make_fleet: Make) -> None:
+    """On the caller's connection, too: a query of the client's own would stand on the loop until it is answered."""
+    fleet = make_fleet(calls_then_answer())
+    url = fleet.settings.database_url
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+psycopg"))
+
+    async def story() -> None:
+        async with AsyncClient(fleet.settings) as client, AsyncSession(engine) as session:
+            with psycopg.connect(url) as other:
+                other.execute("lock table agents in access exclusive mode")
+                waiting = asyncio.create_task(client.submit("tester", "go", run_id="r", connection=session))
+                for _ in range(20):
+                    await asyncio.sleep(0.01)
+                assert not waiting.done()
+            assert (await waiting).created
+            await session.commit()
         await engine.dispose()
 
     asyncio.run(story())
