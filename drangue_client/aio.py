@@ -23,16 +23,16 @@ from drangue_client.store.port import Log
 from drangue_client.store.values import DEFAULT_PRIORITY, AgentRow, RunRow
 from drangue_client.submission import Submission
 from drangue_client.waiting import (
+    Asked,
     Grown,
     Patience,
-    Paused,
     Pieces,
     Requests,
     Ring,
+    asked_runs,
     following,
     grown,
     log_of,
-    paused,
     requests_of,
     watching,
 )
@@ -197,8 +197,8 @@ class AsyncClient:
                     return
                 answer = None
                 match asked:
-                    case Paused():
-                        answer = await self._do(paused, self._client.log)
+                    case Asked():
+                        answer = await self._do(asked_runs, self._client.log)
                     case Requests(row):
                         answer = await self._do(requests_of, self._client.log, row)
                     case Ring(wait_s):

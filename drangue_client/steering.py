@@ -68,7 +68,7 @@ class Steering:
         by one of several people, or with other arguments, which is another `arguments_hash`. That it was decided or has
         expired is not told: `approve` refuses then. New ones come at once, or within 5 seconds where Redis is away or
         lost the announcement. A new watch, as after a restart, tells all that waits anew, so what is sent to people
-        must be safe to repeat: know it by run_id, step, arguments_hash. Of more than 10,000 paused runs the newest are
+        must be safe to repeat: know it by run_id, step, arguments_hash. Of more than 10,000 such runs the newest are
         looked at. Raises DatabaseUnavailable where Postgres is away: watch again then.
         """
         yield from watch(self.log, self._doorbell, timeout)

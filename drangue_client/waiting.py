@@ -23,7 +23,7 @@ from drangue_client.wire.signals import APPROVALS_POLL_S, POLL_S, Doorbell
 from drangue_client.wire.tokens import BEGINNING, TokenStream
 
 STREAM_POLL_S = 0.2  # how often a stream looks at first; then half as often each time, down to POLL_S
-MOST_PAUSED = 10_000  # runs that a watch looks at, the newest first
+MOST_ASKED = 10_000  # runs that a watch looks at, the newest first
 KEPT = 10_000  # runs beyond those that wait now of which a watch knows what it has told
 CONTENT = ("arguments", "asked_arguments", "reasoning", "text")  # may be long; arguments_hash stands for the first two
 PATIENCE = "a number of seconds, or None to wait without end"
@@ -181,7 +181,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class Asked:
     """Asks for the rows of the runs that wait for people, newest first."""
 
 
@@ -199,7 +199,7 @@ class Ring:
     wait_s: float
 
 
-def watching(timeout: float | None) -> Generator[Paused | Requests | Ring | dict[str, Any], Any, None]:
+def watching(timeout: float | None) -> Generator[Asked | Requests | Ring | dict[str, Any], Any, None]:
     """What `watch` does, without doing it: what is yielded is to be asked and its answer sent, or, a dict, to be told.
 
     As with `following`, threads and event loops share it.
@@ -207,7 +207,7 @@ def watching(timeout: float | None) -> Generator[Paused | Requests | Ring | dict
     limit_s = math.inf if timeout is None else checks.number("timeout", timeout, PATIENCE)
     ends, told = time.monotonic() + limit_s, Told()
     while True:
-        rows = yield Paused()
+        rows = yield Asked()
         for row in told.unread(rows):
             requests = yield Requests(row)
             yield from told.news(row, requests)
@@ -230,8 +230,8 @@ def watch(log: Log, doorbell: Doorbell, timeout: float | None) -> Iterator[dict[
                 return
             answer = None
             match asked:
-                case Paused():
-                    answer = paused(log)
+                case Asked():
+                    answer = asked_runs(log)
                 case Requests(row):
                     answer = requests_of(log, row)
                 case Ring(wait_s):
@@ -240,9 +240,9 @@ def watch(log: Log, doorbell: Doorbell, timeout: float | None) -> Iterator[dict[
                     yield request
 
 
-def paused(log: Log) -> list[RunRow]:
-    """The answer to Paused."""
-    return log.runs(asked=True, limit=MOST_PAUSED)
+def asked_runs(log: Log) -> list[RunRow]:
+    """The answer to Asked."""
+    return log.runs(asked=True, limit=MOST_ASKED)
 
 
 def requests_of(log: Log, row: RunRow) -> list[dict[str, Any]]:

@@ -70,7 +70,6 @@ def submit(
     """
     budget = Budget(max_tokens) if max_tokens is not None else None
     autonomy = Autonomy(modes=dict.fromkeys(ask, "assisted")) if ask else None
-    limited = any((max_steps, budget, autonomy, deny))
     with client_here(context) as client:
         done = client.submit(
             agent,
@@ -79,7 +78,7 @@ def submit(
             priority=priority,
             labels=labels,
             deadline=deadline,
-            limits=Limits(max_steps, budget, autonomy, deny) if limited else None,
+            limits=Limits(max_steps, budget, autonomy, deny),
             allow_unknown=allow_unknown,
         )
         if wait is not None and (sys.stderr.isatty() or not done.sent):

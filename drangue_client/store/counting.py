@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, tuple_
+from sqlalchemy import Connection, func, select, tuple_
 
 from drangue_client.run import ALIVE, ENDED, Run
 from drangue_client.store.database import Database
@@ -14,6 +14,7 @@ from drangue_client.store.listing import is_asked
 from drangue_client.store.tables import events, now, runs
 
 AT_ONCE = 1000  # calls that one statement asks about
+PARTS = ("model", "usage", "retries", "reason")  # of a payload: what is counted
 COUNTED = ("model_decision", "tool_result", "run_finished", "run_failed", "run_cancelled")
 
 
@@ -112,19 +113,11 @@ def _oldest_s(c: Connection, asked: list[tuple[str, int]]) -> float:
 
 
 def _recorded(c: Connection, since: float, until: float) -> Iterator[Recorded]:
-    parts = {name: events.c.payload[name] for name in ("model", "usage", "retries", "reason")}
+    named = [events.c.payload[name].label(name) for name in PARTS]
     query = (
-        select(events.c.type, events.c.duration_ms, runs.c.terms[("budget", "prices")].label("prices"), *_named(parts))
+        select(events.c.type, events.c.duration_ms, runs.c.terms[("budget", "prices")].label("prices"), *named)
         .join(runs, runs.c.run_id == events.c.run_id)
         .where(events.c.recorded_at > since, events.c.recorded_at <= until, events.c.type.in_(COUNTED))
     )
     for row in c.execute(query).mappings():
-        yield Recorded(row["type"], row["duration_ms"], _payload(row, parts), row["prices"])
-
-
-def _named(parts: dict[str, ColumnElement[Any]]) -> list[ColumnElement[Any]]:
-    return [part.label(name) for name, part in parts.items()]
-
-
-def _payload(row: RowMapping, parts: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in parts if row[name] is not None}
+        yield Recorded(row["type"], row["duration_ms"], {name: row[name] for name in PARTS}, row["prices"])

@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from redis.exceptions import NoPermissionError
+
 from drangue_client.errors import QueueUnavailable
 from drangue_client.settings import Settings
 from drangue_client.store.values import RunRow, StepRef
@@ -162,6 +164,6 @@ def _step_of(message: bytes) -> tuple[str, int] | None:
 def unreachable(error: BaseException) -> str:
     """What to say when Redis does not answer, or refuses to."""
     reason = str(error).rstrip(".")
-    if type(error).__name__ == "NoPermissionError":  # by its name: redis is loaded when something is sent
+    if isinstance(error, NoPermissionError):
         return f"Redis refused: {reason}. Give its user what ops/redis/users.acl gives; recorded work waits meanwhile."
     return f"Redis cannot be reached: {reason}. Start it, or correct DRANGUE_REDIS_URL; recorded work waits meanwhile."

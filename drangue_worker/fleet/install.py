@@ -50,12 +50,12 @@ def install(app: Celery, agents: Iterable[Any] | None = None, *, settings: Setti
         raise SettingsError(
             f"the Celery app has a queue {taken[0]!r} already. Give the tool another: @tool(queue=...)."
         )
+    equip(app, fleet)  # which may refuse, so before anything is changed
     transport.use_it(fleet.queues)
     ours = broker_settings(settings)["broker_transport_options"]
     app.conf.broker_transport_options = {**ours, **app.conf.broker_transport_options}
     for name in sorted(fleet.queues):
         app.amqp.queues[name] = queue_named(name)  # known by name, and consumed where `-Q` says so
-    equip(app, fleet)
 
 
 def _with_broker(settings: Settings, app: Celery) -> Settings:

@@ -82,6 +82,7 @@ def living_step(fleet: FleetRuntime) -> type[bootsteps.StartStopStep]:
         def _end(self, main: int) -> None:
             if os.getpid() == main:
                 self._over.set()
-                path.unlink(missing_ok=True)
+                if path.exists() and not path.stat().st_size:  # plain Celery has not looked what it is
+                    path.unlink()
 
     return Living

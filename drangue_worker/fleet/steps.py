@@ -53,12 +53,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
     class Guard(Ours):
         """Serves each queue from a pool that can stop what it runs: loops on our threads, sync tools in processes."""
 
-        def include_if(self, parent: Any) -> bool:
-            if super().include_if(parent):
-                self._check(parent)
-            return False  # it has nothing to do later on
-
-        def _check(self, worker: Any) -> None:
+        def create(self, worker: Any) -> None:
             pool = get_implementation(worker.pool_cls)
             if not issubclass(pool, (TaskPool, PreforkPool)):
                 _refuse(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.shell import Console, drangue, environment, run, running
+from tests.acceptance.shell import Console, celery_worker, drangue, environment, run, running
 from tests.kit.fleet import Fleet, calls_then_answer, wait_until
 
 Make = Callable[..., Fleet]
@@ -61,6 +61,18 @@ def test_a_sign_that_cannot_be_shown_is_refused_at_the_start(fleet: Fleet, tmp_p
     kept.write_text("precious")
     done = run(drangue("worker", "model", "--liveness-file", str(kept)), env, tmp_path)
     assert "holds something" in done.one_line()
+    assert kept.read_text() == "precious"
+
+
+def test_no_worker_removes_a_file_that_holds_something(fleet: Fleet, tmp_path: Path) -> None:
+    """Plain Celery does not look at the path before it starts; a mistaken one must not cost somebody a file."""
+    kept = tmp_path / "kept"
+    kept.write_text("precious")
+    env = environment(**fleet.supervisor.env, DRANGUE_LIVENESS_FILE=str(kept))
+    command = celery_worker("-l", "INFO", "-Q", "drangue.coordinate")
+    with running(command, env, tmp_path, tmp_path / "worker.out") as worker:
+        worker.waits_to_say(" ready.")
+        assert worker.terminate() == 0
     assert kept.read_text() == "precious"
 
 

@@ -7,6 +7,7 @@ advance, so what a program imports of it, and when, is the program's own doing.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -137,12 +138,18 @@ def _address(warnings: str) -> str:
             stdin=subprocess.PIPE,  # which ends when this process does
             pass_fds=[listener.fileno()],
         )
-    _STARTED.append(started)
+    atexit.register(_end, started)
     return address
 
 
+def _end(started: subprocess.Popen[bytes]) -> None:
+    """End the process that forks: with its input."""
+    assert started.stdin is not None
+    started.stdin.close()
+    started.wait()
+
+
 _STARTING = threading.Lock()
-_STARTED: list[subprocess.Popen[bytes]] = []  # kept, since one that is thrown away while it runs is warned of
 
 
 def _serve(listener: socket.socket, path: list[str]) -> dict[str, Any]:
