@@ -24,7 +24,7 @@ from tests.kit.ways import WAYS, Way, every_way
 
 WHOLE = [way for way in WAYS if not way.streamed]
 ECHO = Tool("echo", "Give it back.", {"type": "object"}, lambda **arguments: arguments)
-SILENT_S = 1.0  # a provider that has lost its way is not waited for any longer
+SILENT_S = 10.0  # a provider that has lost its way is not waited for any longer
 
 
 @pytest.fixture(scope="module")
