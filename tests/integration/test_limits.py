@@ -51,6 +51,7 @@ def test_a_limit_for_a_tool_that_is_not_there_stops_the_run(make_fleet: Make) ->
     assert "'wrie'" in str(result.error)
     assert fleet.effects() == []
     assert fleet.client.submit("tester", "go", run_id="e", limits=limits).created is False  # repeating stays safe
+    wait_until(fleet.client.agents, 20)  # a worker says what it has beside its work, not before it
     with pytest.raises(ValueError, match="'wrie'"):
         fleet.client.submit("tester", "go", limits=limits)
     assert fleet.client.submit("tester", "again", run_id="f", limits=Limits()).created
