@@ -185,14 +185,14 @@ class Run:
         }
 
     @classmethod
-    def from_snapshot(cls, state: dict[str, Any] | None, seq: int, terms: dict[str, Any] | None) -> Run:
+    def from_snapshot(cls, state: dict[str, Any] | None, seq: int, terms: Terms | dict[str, Any] | None) -> Run:
         """The run as of `seq`; an empty run if the snapshot is of another version (then fold the whole log)."""
         if not knows(state):
             return cls()
         assert state is not None
         return cls(
             seq=seq,
-            terms=Terms.from_json(terms) if terms else None,
+            terms=Terms.from_json(terms) if isinstance(terms, dict) else terms,
             turn=state["turn"],
             last_step=state["last"],
             decision=state["decision"],

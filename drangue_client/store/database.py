@@ -3,6 +3,9 @@
 Engines are made on first use and per process id, so nothing is inherited through a fork. A transaction that met a
 broken connection is repeated once on a fresh one; every operation of the Log may be repeated. The only place that knows
 a driver's exceptions.
+
+Behind a pooler that hands a connection on after each transaction (PgBouncer's transaction mode) nothing may be left to
+a session: an address with `pooler=transaction` prepares no statements and sets what it sets for one transaction.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Row, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.pool import StaticPool
@@ -24,6 +27,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from drangue_client.errors import DatabaseUnavailable
 
 T = TypeVar("T")
+Use = Literal["durable", "hasty", "alone"]
 
 SQLITE_BUSY_S = 5.0
 OUTDATED = ("42P01", "42703")  # an undefined table, an undefined column
@@ -40,6 +44,9 @@ POSTGRES_CONNECT_ARGS: dict[str, Any] = {
 }
 
 
+HASTY = "select set_config('synchronous_commit', 'off', true)"  # until the transaction ends, not waiting for the disk
+
+
 class Database:
     """Where the tables are. `url` is a Postgres URL or `sqlite://` (memory) or `sqlite:///path`."""
 
@@ -48,9 +55,12 @@ class Database:
         if self.url.drivername in ("postgres", "postgresql"):
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.postgres = self.url.get_backend_name() == "postgresql"
+        self.pooled = self.postgres and self.url.query.get("pooler") == "transaction"
+        if self.pooled:
+            self.url = self.url.difference_update_query(["pooler"])
         self._pool_size = pool_size
         self._engines: dict[
-            tuple[int, bool], Engine
+            tuple[int, str], Engine
         ] = {}  # a forked child keeps its parent's, unused: never closed here
         self._sqlite_turn = threading.RLock()
         weakref.finalize(self, _dispose, self._engines)
@@ -62,12 +72,18 @@ class Database:
         only then. Raises DatabaseUnavailable.
         """
         with self.errors():
-            try:
-                return self._once(work, durable)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                return self._once(work, durable)
+            return _twice(lambda: self._once(work, durable))
+
+    def alone(self, statement: str, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Run one statement of Postgres' own, which is a transaction by itself: one round trip in all. It waits for
+        the disk unless it holds HASTY. Raises DatabaseUnavailable."""
+
+        def once() -> Sequence[Row[Any]]:
+            with self.engine("alone").connect() as connection:
+                return connection.exec_driver_sql(statement, dict(values)).all()
+
+        with self.errors():
+            return _twice(once)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -90,16 +106,15 @@ class Database:
                 raise DatabaseUnavailable(self._unreachable(error)) from error
             raise
 
-    def engine(self, *, durable: bool = True) -> Engine:
-        """This process's engine; on SQLite there is one, whatever `durable` says."""
-        key = (os.getpid(), durable or not self.postgres)
+    def engine(self, use: Use = "durable") -> Engine:
+        """This process's engine: for transactions that wait for the disk, for those that do not, or for statements that
+        are transactions by themselves. On SQLite there is one for all."""
+        key = (os.getpid(), use if self.postgres else "durable")
         engine = self._engines.get(key)
         if engine is None:
             # No lock: one that is held while the process forks stays locked in the child. Of two engines made at once,
             # neither connected yet, one is kept.
-            engine = self._engines.setdefault(
-                key, self._make_postgres(durable) if self.postgres else self._make_sqlite()
-            )
+            engine = self._engines.setdefault(key, self._make_postgres(use) if self.postgres else self._make_sqlite())
         return engine
 
     def close(self) -> None:
@@ -116,20 +131,25 @@ class Database:
 
     def _once(self, work: Callable[[Connection], T], durable: bool) -> T:
         if self.postgres:
-            with self.engine(durable=durable).begin() as connection:
+            with self.engine("durable" if durable or self.pooled else "hasty").begin() as connection:
+                if self.pooled and not durable:
+                    connection.exec_driver_sql(HASTY)
                 return work(connection)
         with self._sqlite_turn, self.engine().begin() as connection:
             return work(connection)
 
-    def _make_postgres(self, durable: bool) -> Engine:
+    def _make_postgres(self, use: Use) -> Engine:
         arguments = dict(POSTGRES_CONNECT_ARGS)
-        if not durable:
+        if self.pooled:
+            arguments["prepare_threshold"] = None
+        if use == "hasty":
             own = self.url.query.get("options", "")
             arguments["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c synchronous_commit=off".strip()
         return create_engine(
             self.url,
             hide_parameters=True,
             connect_args=arguments,
+            isolation_level="AUTOCOMMIT" if use == "alone" else "READ COMMITTED",
             pool_size=self._pool_size,
             max_overflow=self._pool_size,
             pool_timeout=30,
@@ -166,7 +186,17 @@ class Database:
         return f"Postgres at {self.where} cannot be reached: {reason}. Start it, or correct DRANGUE_DATABASE_URL."
 
 
-def _dispose(engines: dict[tuple[int, bool], Engine]) -> None:
+def _twice(work: Callable[[], T]) -> T:
+    """Do a transaction, and once more where it met a connection that was broken before it."""
+    try:
+        return work()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        return work()
+
+
+def _dispose(engines: dict[tuple[int, str], Engine]) -> None:
     """Close what this process opened for a Database that nobody holds any more."""
     for (pid, _), engine in engines.items():
         if pid == os.getpid():

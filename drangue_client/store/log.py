@@ -1,4 +1,5 @@
-"""`SqlLog`: the Log on Postgres and SQLite, one plain statement after the other.
+"""`SqlLog`: the Log on Postgres and SQLite, one plain statement after the other; what there is most of, claims and
+settlements, goes together on Postgres (`together`).
 
 Locks are taken in the order run, then step, and a claim skips a step that somebody else holds: no two calls can wait
 for each other. Every check of a move comes before its first write, so a refused one leaves nothing behind.
@@ -6,7 +7,8 @@ for each other. Every check of a move comes before its first write, so a refused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -25,13 +27,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateColumn
 
-from drangue_client.errors import ConflictError
+from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError
 from drangue_client.events import Event, Fact, normalise
 from drangue_client.run import ENDED
 from drangue_client.store.checking import Checking
 from drangue_client.store.claiming import claim_step
+from drangue_client.store.conversations import Conversations
 from drangue_client.store.counting import Counting
 from drangue_client.store.database import Database
 from drangue_client.store.forgetting import Forgetting
@@ -51,6 +55,7 @@ from drangue_client.store.reading import (
 from drangue_client.store.settling import append_facts, settle_move
 from drangue_client.store.sweeping import Sweeping
 from drangue_client.store.tables import agents, metadata, now, runs, steps
+from drangue_client.store.together import MOST, claim_together, is_plain, look_together, settle_together
 from drangue_client.store.values import (
     REAPED,
     AgentRow,
@@ -64,6 +69,7 @@ from drangue_client.store.values import (
     Release,
     RunRow,
     StepRef,
+    all_of,
 )
 
 T = TypeVar("T")
@@ -73,8 +79,13 @@ Item = TypeVar("Item", NewRun, Move)
 class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
-    def __init__(self, url: str | URL, pool_size: int = 5) -> None:
+    _plain = True  # also what rides on a transaction of somebody else's, in which every statement has its place
+
+    def __init__(self, url: str | URL, pool_size: int = 5, *, plain: bool = False) -> None:
+        """With `plain` everything is done the plain way, by which the other one is measured."""
         self.db = Database(url, pool_size)
+        self._plain = plain or not self.db.postgres
+        self._conversations: dict[int, Conversations] = {}
         if not self.db.postgres:
             self.db.run(_make_tables)
 
@@ -91,6 +102,12 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         return self.db.run(lambda c: _in_order(new, lambda run: _submit(c, run)))
 
     def look(self, run_id: str) -> Look:
+        if not self._plain:
+            try:
+                return look_together(self.db, [run_id])[run_id]
+            except KeyError:
+                raise UnknownRunError(run_id) from None
+
         def work(c: Connection) -> Look:
             row = row_of(c, run_id)
             return look_at(row, events_of(c, run_id, after=folded(row)))
@@ -103,7 +120,15 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     # Steps
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
-        return self.db.run(lambda c: [claim_step(c, ask, lease_s) for ask in asks], durable=False)
+        if self._plain:
+            return self.db.run(lambda c: [claim_step(c, ask, lease_s) for ask in asks], durable=False)
+        answers: list[Claimed | Exception | None] = []
+        for some in _some(asks):
+            answers += claim_together(self.db, self._conversations_here(), some, lease_s)
+        unreadable = [ask for ask, answer in zip(asks, answers, strict=True) if isinstance(answer, Exception)]
+        if unreadable:  # a newer program can read them
+            self.db.run(lambda c: [c.execute(_untouched(ask)) for ask in unreadable], durable=False)
+        return all_of(answers)
 
     def begin(self, ask: Ask, fact: Fact, *, again: bool = False) -> bool:
         def work(c: Connection) -> bool:
@@ -173,7 +198,35 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         )
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
-        return self.db.run(lambda c: _in_order(moves, lambda move: settle_move(c, move)))
+        if self._plain:
+            return self.db.run(lambda c: _in_order(moves, lambda move: settle_move(c, move)))
+        bundles: dict[str, list[Move]] = {}
+        for move in moves:
+            bundles.setdefault(move.run_id, []).append(move)
+        answers: dict[str, list[Moved | Exception]] = {}
+        for some in _some([run_id for run_id, its in bundles.items() if not any(map(is_plain, its))]):
+            answers |= self._settle_together({run_id: bundles[run_id] for run_id in some})
+        for run_id in sorted(bundles.keys() - answers.keys()):
+            answers[run_id] = self._settle_plainly(bundles[run_id])
+        places = {run_id: iter(its) for run_id, its in answers.items()}
+        return all_of([next(places[move.run_id]) for move in moves])
+
+    def _settle_together(self, bundles: dict[str, list[Move]]) -> dict[str, list[Moved | Exception]]:
+        try:
+            return {run_id: list(moved) for run_id, moved in settle_together(self.db, bundles).items()}
+        except (DatabaseError, ValueError):  # of one of them; which one it is shows plainly
+            return {}
+
+    def _settle_plainly(self, moves: Sequence[Move]) -> list[Moved | Exception]:
+        try:
+            return list(self.db.run(lambda c: [settle_move(c, move) for move in moves]))
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # of one run, which is nothing to the others
+            return [error] * len(moves)
+
+    def _conversations_here(self) -> Conversations:
+        return self._conversations.setdefault(os.getpid(), Conversations())
 
     def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
         live = and_(steps.c.claim.is_not(None), steps.c.lease_until > now())
@@ -226,6 +279,10 @@ def _in_order(items: Sequence[Item], work: Callable[[Item], T]) -> list[T]:
     return [done[index] for index in range(len(items))]
 
 
+def _some(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + MOST] for start in range(0, len(items), MOST))
+
+
 def _make_tables(c: Connection) -> None:
     """On SQLite: make what is missing, also the columns that a file of an older program lacks."""
     metadata.create_all(c)
@@ -234,6 +291,11 @@ def _make_tables(c: Connection) -> None:
         for column in table.columns:
             if column.name not in there:
                 c.execute(text(f"alter table {table.name} add column {CreateColumn(column).compile(c.engine)}"))
+
+
+def _untouched(ask: Ask) -> Any:
+    """What takes a claim back as if it had not been made; a sweep sends the step again in its time."""
+    return update(steps).where(*held(ask)).values(**unclaimed(None), attempt=steps.c.attempt - 1)
 
 
 def _locked(run_id: str) -> Any:

@@ -6,9 +6,9 @@ ends where the decision was made*, and a refused move comes back with the run as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from drangue_client.events import Event, Fact
 from drangue_client.run import Run, Status
@@ -233,3 +233,23 @@ class QueueState:
     queue: str
     unclaimed: int
     doubtful: tuple[StepRef, ...]
+
+
+T = TypeVar("T")
+
+
+class PartlyFailed(Exception):
+    """Of what was asked together some has failed. `answers` holds, at the place of each question, its answer, or the
+    exception that stands for it."""
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        super().__init__(f"{sum(isinstance(answer, Exception) for answer in answers)} of {len(answers)} failed")
+        self.answers = list(answers)
+
+
+def all_of(answers: Sequence[T | Exception]) -> list[T]:
+    """The answers where none is an exception. What was asked alone raises its own, and else PartlyFailed is raised."""
+    failed = [answer for answer in answers if isinstance(answer, Exception)]
+    if not failed:
+        return [answer for answer in answers if not isinstance(answer, Exception)]
+    raise failed[0] if len(answers) == 1 else PartlyFailed(answers)

@@ -310,7 +310,7 @@ def _queue_up(log: SqlLog, hold: Callable[[Any], None], *works: Callable[[], Any
             "select count(*) from pg_stat_activity where datname = current_database() and cardinality("
             "pg_blocking_pids(pid)) > 0"
         )
-        with log.db.engine(durable=False).connect() as connection:
+        with log.db.engine("hasty").connect() as connection:
             return int(connection.execute(text(count)).scalar_one())
 
     with log.db.engine().connect() as holder:

@@ -1,0 +1,75 @@
+"""Conversations: what this process has read of the logs of runs that it thinks for.
+
+Events never change and have no gaps, so whoever holds the beginning of a log needs to read only its tail. Bounded by
+bytes, the least lately used run goes first; a run has no home, and whoever holds nothing of it reads it all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drangue_client.events import Event
+
+CACHED_BYTES = 16 * 1024 * 1024  # of JSON; in memory it is some times as much
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The beginning of a log: its `events`, and when its run was created. The same id may later be another run's."""
+
+    events: Sequence[Event] = ()
+    created_at: float = 0.0
+    size: int = 0
+
+    @property
+    def seen(self) -> int:
+        """The place of the last event; -1 where nothing is known."""
+        return len(self.events) - 1
+
+
+NOTHING = Known()
+
+
+class Conversations:
+    """The beginnings of logs that one process holds. Safe from any thread."""
+
+    def __init__(self, most_bytes: int = CACHED_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._known: OrderedDict[str, Known] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def known(self, run_id: str) -> Known:
+        """What is known of a run's log."""
+        return self._known.get(run_id, NOTHING)
+
+    def grown(
+        self, run_id: str, created_at: float, beginning: Known, tail: Sequence[Event], size: int, head: int
+    ) -> list[Event] | None:
+        """The log up to `head`, from its known beginning and what was read after that, in `size` bytes of JSON; kept
+        for the next time. None where the two do not fit together."""
+        if beginning.events and beginning.created_at != created_at:
+            return None
+        log = [*beginning.events, *tail]
+        if len(log) != head + 1 or (log and log[-1].seq != head):
+            return None
+        self._keep(run_id, Known(log, created_at, beginning.size + size))
+        return log
+
+    def _keep(self, run_id: str, known: Known) -> None:
+        with self._turn:
+            self._forget(run_id)
+            if known.size > self._most_bytes:
+                return
+            self._known[run_id] = known
+            self._bytes += known.size
+            while self._bytes > self._most_bytes:
+                self._forget(next(iter(self._known)))
+
+    def _forget(self, run_id: str) -> None:
+        before = self._known.pop(run_id, None)
+        if before is not None:
+            self._bytes -= before.size
