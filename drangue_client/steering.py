@@ -47,7 +47,7 @@ class Steering:
         """
         row, done = cancel(self._log(connection), run_id, by=by, reason=reason)
         if done and connection is None:
-            self._doorbell.moved(run_id)
+            self._doorbell.ring([run_id])
             self._tell(row)
         return done
 
@@ -149,7 +149,7 @@ class Steering:
         request, row = record_verdict(log, run_id, call_id, verdict, by, reason, arguments, arguments_hash)
         self._tell(row, connection)
         if request["missing"] and connection is None:
-            self._doorbell.approval_waiting(run_id)  # it waits on, for somebody else, who must know what has changed
+            self._doorbell.ring((), [run_id])  # it waits on, for somebody else, who must know what has changed
         return {**request, "run_id": run_id, "executor": row.executor}
 
     def _log(self, connection: Any) -> Log:

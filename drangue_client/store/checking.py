@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, select, text
 
 from drangue_client.folding import fold
-from drangue_client.run import ENDED, Run
+from drangue_client.run import Run
 from drangue_client.store.database import Database
-from drangue_client.store.reading import events_of, folded, look_at, row_of, run_row
+from drangue_client.store.reading import alive, events_of, folded, look_at, row_of, run_row
 from drangue_client.store.tables import agents, now, runs, steps
 from drangue_client.store.values import RunRow
 
@@ -39,8 +39,11 @@ class Checking:
     def stuck(self, limit: int = 100) -> list[RunRow]:
         """Fleet runs that are to go on and have nothing that would move them: no open step, no time to wake at."""
         opened = select(steps.c.step).where(steps.c.run_id == runs.c.run_id).exists()
-        moving = runs.c.status.not_in((*ENDED, "paused"))
-        query = select(runs).where(moving, runs.c.executor == "celery", runs.c.wake_at.is_(None), ~opened).limit(limit)
+        query = (
+            select(runs)
+            .where(alive(), runs.c.status != "paused", runs.c.executor == "celery", runs.c.wake_at.is_(None), ~opened)
+            .limit(limit)
+        )
         return self.db.run(lambda c: [run_row(row) for row in c.execute(query).mappings()])
 
     def unserved(self) -> dict[str, int]:
@@ -48,7 +51,7 @@ class Checking:
         known = select(agents.c.name).where(agents.c.name == runs.c.agent, agents.c.seen_at > now(-SERVED_S)).exists()
         query = (
             select(runs.c.agent, func.count())
-            .where(runs.c.status.not_in(ENDED), runs.c.executor == "celery", ~known)
+            .where(alive(), runs.c.executor == "celery", ~known)
             .group_by(runs.c.agent)
         )
         return self.db.run(lambda c: {row[0]: row[1] for row in c.execute(query)})

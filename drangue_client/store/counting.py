@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, func, literal_column, select, tuple_
 
-from drangue_client.run import ALIVE, ENDED, Run
+from drangue_client.run import ENDED, Run
 from drangue_client.store.database import Database
 from drangue_client.store.listing import is_asked
+from drangue_client.store.reading import alive
 from drangue_client.store.tables import events, now, runs
 
 AT_ONCE = 1000  # calls that one statement asks about
@@ -48,8 +49,8 @@ class Counting:
 
     def standing(self) -> Standing:
         """How things stand now."""
-        by_status = select(runs.c.status, func.count()).where(runs.c.status.in_(ALIVE)).group_by(runs.c.status)
-        unknown = select(func.coalesce(func.sum(runs.c.unknown), 0)).where(runs.c.unknown > 0)
+        by_status = select(runs.c.status, func.count()).where(alive()).group_by(runs.c.status)
+        unknown = select(func.coalesce(func.sum(runs.c.unknown), 0)).where(runs.c.unknown > literal_column("0"))
 
         def work(c: Connection) -> Standing:
             asked = _asked(c)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, literal_column, or_, select, tuple_, update
 
 from drangue_client.run import OVER
 from drangue_client.store.database import Database
@@ -48,4 +48,15 @@ class Holding:
 
 def of_child(worker: str) -> ColumnElement[bool]:
     """The condition that a child of this worker holds a step: its name is the worker's, a dot and its process id."""
-    return steps.c.worker.startswith(f"{worker}.", autoescape=True)
+    behind = chr(ord(".") + 1)
+    return and_(attempted(), steps.c.worker > f"{worker}.", steps.c.worker < f"{worker}{behind}")
+
+
+def of_worker(worker: str) -> ColumnElement[bool]:
+    """The condition that this worker holds a step, or a child of it."""
+    return or_(and_(attempted(), steps.c.worker == worker), of_child(worker))
+
+
+def attempted() -> ColumnElement[bool]:
+    """The condition that a step has been claimed before, or is now: as an index has it, of the few that were."""
+    return steps.c.attempt > literal_column("0")

@@ -12,6 +12,7 @@ from sqlalchemy import (
     case,
     func,
     literal,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -20,16 +21,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from drangue_client.events import normalise
-from drangue_client.run import ENDED
 from drangue_client.store.database import Database
-from drangue_client.store.reading import row_of, run_row
+from drangue_client.store.reading import alive, row_of, run_row
 from drangue_client.store.tables import now, runs, steps
 from drangue_client.store.values import Backlog, RunRow
 
 
 def is_asked() -> ColumnElement[bool]:
     """The condition that a call of a run waits for a person; a worker of before counts none, but says `paused`."""
-    return or_(runs.c.asked > 0, runs.c.status == "paused")
+    return or_(runs.c.asked > literal_column("0"), runs.c.status == literal("paused", literal_execute=True))
 
 
 class Listing:
@@ -50,7 +50,7 @@ class Listing:
                 now().label("now"),
             )
             .join(runs, runs.c.run_id == steps.c.run_id)
-            .where(steps.c.queue.is_not(None), runs.c.status.not_in(ENDED))
+            .where(steps.c.queue.is_not(None), alive())
             .group_by(steps.c.queue)
             .order_by(steps.c.queue)
         )
@@ -84,7 +84,7 @@ class Listing:
         if until is not None:
             query = query.where(runs.c.created_at < until)
         if unknown:
-            query = query.where(runs.c.unknown > 0)
+            query = query.where(runs.c.unknown > literal_column("0"))
         if asked:
             query = query.where(is_asked())
         if after is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -19,7 +20,6 @@ from sqlalchemy import (
     case,
     inspect,
     literal,
-    or_,
     select,
     text,
     tuple_,
@@ -39,7 +39,7 @@ from drangue_client.store.conversations import Conversations
 from drangue_client.store.counting import Counting
 from drangue_client.store.database import Database
 from drangue_client.store.forgetting import Forgetting
-from drangue_client.store.holding import Holding, of_child
+from drangue_client.store.holding import Holding, of_worker
 from drangue_client.store.listing import Listing
 from drangue_client.store.reading import (
     begun,
@@ -55,7 +55,7 @@ from drangue_client.store.reading import (
 from drangue_client.store.settling import append_facts, settle_move
 from drangue_client.store.sweeping import Sweeping
 from drangue_client.store.tables import agents, metadata, now, runs, steps
-from drangue_client.store.together import MOST, claim_together, is_plain, look_together, settle_together
+from drangue_client.store.together import MOST, claim_together, is_chain, look_together, settle_together
 from drangue_client.store.values import (
     REAPED,
     AgentRow,
@@ -99,7 +99,7 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     # Runs and their logs
 
     def submit(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
-        return self.db.run(lambda c: _in_order(new, lambda run: _submit(c, run)))
+        return self.db.run(lambda c: _by_run(new, lambda its: [_submit(c, run) for run in its]))
 
     def look(self, run_id: str) -> Look:
         if not self._plain:
@@ -108,11 +108,17 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
             except KeyError:
                 raise UnknownRunError(run_id) from None
 
-        def work(c: Connection) -> Look:
-            row = row_of(c, run_id)
-            return look_at(row, events_of(c, run_id, after=folded(row)))
+        return self.db.run(lambda c: _look(c, run_id))
 
-        return self.db.run(work)
+    def looks(self, run_ids: Sequence[str]) -> dict[str, Look]:
+        if not self._plain:
+            return look_together(self.db, run_ids)
+
+        found = {}
+        for run_id in run_ids:
+            with suppress(UnknownRunError):
+                found[run_id] = self.look(run_id)
+        return found
 
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         return self.db.run(lambda c: events_of(c, run_id, after))
@@ -191,20 +197,19 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     def release_worker(self, worker: str, category: str = "drained") -> list[StepRef]:
         counted = "crashes" if category == REAPED else "lost"
         values = {**unclaimed(None), counted: steps.c[counted] + 1, "category": category}
-        its = or_(steps.c.worker == worker, of_child(worker))
-        given_back = update(steps).where(its).values(values).returning(*steps.c)
+        given_back = update(steps).where(of_worker(worker)).values(values).returning(*steps.c)
         return self.db.run(
             lambda c: [step_ref(row, urgent=True) for row in c.execute(given_back).mappings()], durable=False
         )
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         if self._plain:
-            return self.db.run(lambda c: _in_order(moves, lambda move: settle_move(c, move)))
+            return self.db.run(lambda c: _by_run(moves, lambda its: _settle_each(c, its)))
         bundles: dict[str, list[Move]] = {}
         for move in moves:
             bundles.setdefault(move.run_id, []).append(move)
         answers: dict[str, list[Moved | Exception]] = {}
-        for some in _some([run_id for run_id, its in bundles.items() if not any(map(is_plain, its))]):
+        for some in _some([run_id for run_id, its in bundles.items() if is_chain(its)]):
             answers |= self._settle_together({run_id: bundles[run_id] for run_id in some})
         for run_id in sorted(bundles.keys() - answers.keys()):
             answers[run_id] = self._settle_plainly(bundles[run_id])
@@ -219,7 +224,7 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
 
     def _settle_plainly(self, moves: Sequence[Move]) -> list[Moved | Exception]:
         try:
-            return list(self.db.run(lambda c: [settle_move(c, move) for move in moves]))
+            return list(self.db.run(lambda c: _settle_each(c, moves)))
         except DatabaseUnavailable:
             raise
         except Exception as error:  # of one run, which is nothing to the others
@@ -273,10 +278,23 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         return self._queues(patience_s, limit)
 
 
-def _in_order(items: Sequence[Item], work: Callable[[Item], T]) -> list[T]:
-    """Do `work` on items ordered by run, so that two batches never wait for each other; answers in the items' order."""
-    done = {index: work(items[index]) for index in sorted(range(len(items)), key=lambda index: items[index].run_id)}
-    return [done[index] for index in range(len(items))]
+def _by_run(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[T]]) -> list[T]:
+    """Do `work` on the items of each run, run after run by their ids, so that two batches never wait for each other;
+    answers in the items' order."""
+    of: dict[str, list[Item]] = {}
+    for item in items:
+        of.setdefault(item.run_id, []).append(item)
+    answers = {run_id: iter(work(of[run_id])) for run_id in sorted(of)}
+    return [next(answers[item.run_id]) for item in items]
+
+
+def _settle_each(c: Connection, moves: Sequence[Move]) -> list[Moved]:
+    """Write the moves of one run, each decided from what the one before it writes: behind a refused one all are."""
+    answers: list[Moved] = []
+    for move in moves:
+        refused = answers and answers[-1].verdict != "ok"
+        answers.append(Moved("moved", look=_look(c, move.run_id)) if refused else settle_move(c, move))
+    return answers
 
 
 def _some(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -291,6 +309,11 @@ def _make_tables(c: Connection) -> None:
         for column in table.columns:
             if column.name not in there:
                 c.execute(text(f"alter table {table.name} add column {CreateColumn(column).compile(c.engine)}"))
+
+
+def _look(c: Connection, run_id: str) -> Look:
+    row = row_of(c, run_id)
+    return look_at(row, events_of(c, run_id, after=folded(row)))
 
 
 def _untouched(ask: Ask) -> Any:

@@ -36,6 +36,9 @@ class Log(Protocol):
     def look(self, run_id: str) -> Look:
         """The run as it stands, from its snapshot and the tail of its log. UnknownRunError if there is none."""
 
+    def looks(self, run_ids: Sequence[str]) -> dict[str, Look]:
+        """`look` at several; those that there are, by their ids."""
+
     async def load(self, run_id: str) -> list[Event]:
         """The whole log of a run, oldest first; empty for an unknown one."""
 
@@ -92,7 +95,8 @@ class Log(Protocol):
         itself: each is a crash of its step then."""
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
-        """Write moves, each whole or not at all."""
+        """Write moves, each whole or not at all. Of one run there may be several, each decided from what the one before
+        it writes; behind a refused one all are refused."""
 
     def held(self, run_id: str) -> list[Held]:
         """The steps of a run that are claimed, or have begun or an outcome, whether it has ended or not."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, bindparam, case, literal, or_, select
 
 from drangue_client.errors import UnknownRunError
 from drangue_client.events import Event, lift
 from drangue_client.folding import fold
-from drangue_client.run import Run, knows
+from drangue_client.run import ALIVE, Run, knows
 from drangue_client.store.tables import events, now, runs, steps
 from drangue_client.store.values import Ask, Held, Look, RunRow, StepRef
 
@@ -88,7 +88,13 @@ def begun() -> ColumnElement[bool]:
 
 def _recorded(event_type: str) -> ColumnElement[bool]:
     own = (events.c.run_id == steps.c.run_id, events.c.step == steps.c.step)
-    return select(events.c.seq).where(*own, events.c.type == event_type).exists()
+    named = literal(event_type, literal_execute=True)  # a partial index is on this type: a parameter might be any
+    return select(events.c.seq).where(*own, events.c.type == named).exists()
+
+
+def alive() -> ColumnElement[bool]:
+    """The condition that a run has not ended. In so many words: whoever is told no status takes half of them for it."""
+    return runs.c.status.in_(bindparam("alive", ALIVE, expanding=True, literal_execute=True))
 
 
 def held_step(row: RowMapping) -> Held:

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Float,
-    RowMapping,
+    FromClause,
+    Select,
     and_,
     case,
     cast,
@@ -23,15 +25,18 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    union_all,
     update,
 )
 
 from drangue_client.run import ENDED, OVER
 from drangue_client.store.database import Database
+from drangue_client.store.holding import attempted
 from drangue_client.store.reading import held_step, held_steps, run_row, step_ref, worth_keeping
 from drangue_client.store.tables import now, runs, steps
 from drangue_client.store.values import Held, QueueState, RunRow, StepRef
 
+NEVER_S = 100 * 365 * 86_400.0  # a moment that no patience reaches
 DOUBLINGS = 2  # patience with a step nobody claims grows up to 4 times
 
 
@@ -63,65 +68,59 @@ class Sweeping:
         return self.db.run(work, durable=False)
 
     def left_behind(self, limit: int = 100) -> list[Held]:
+        # One that waits to be tried again may be of a turn that is over; what a failed run keeps is never sent.
+        given_back = and_(steps.c.worker.is_(None), steps.c.claim.is_(None), steps.c.sent_at <= now())
+        lapsed = and_(steps.c.worker.is_not(None), steps.c.lease_until < now())
         query = (
             held_steps()
-            .where(
-                or_(steps.c.claim.is_(None), steps.c.lease_until < now()),
-                runs.c.status.in_(OVER),
-                runs.c.executor == "celery",
-            )
-            .order_by(steps.c.run_id, steps.c.step)
+            .where(attempted(), or_(given_back, lapsed), runs.c.status.in_(OVER), runs.c.executor == "celery")
+            .order_by(steps.c.sent_at)
             .limit(limit)
         )
         over = select(runs.c.run_id).where(runs.c.run_id == steps.c.run_id, runs.c.status.in_(OVER)).exists()
 
         def work(c: Connection) -> list[Held]:
-            c.execute(delete(steps).where(steps.c.claim.is_(None), ~worth_keeping(), over))  # given back since
+            c.execute(delete(steps).where(attempted(), given_back, ~worth_keeping(), over))
             return [held_step(row) for row in c.execute(query).mappings()]
 
         return self.db.run(work, durable=False)
 
     def recover(self, patience_s: float, limit: int = 100) -> list[StepRef]:
-        lapsed = and_(
-            steps.c.claim.is_not(None),
-            steps.c.lease_until < now(),
-            or_(steps.c.sent_at < steps.c.lease_until, _doubted(patience_s)),
+        lapsed = (
+            _of_fleet(attempted(), steps.c.worker.is_not(None), steps.c.lease_until < now())
+            .where(or_(steps.c.sent_at < steps.c.lease_until, _doubted(patience_s)))
+            .order_by(steps.c.lease_until)
         )
-        due = and_(steps.c.claim.is_(None), steps.c.available_at <= now(), steps.c.sent_at < steps.c.available_at)
+        due = (
+            _of_fleet(steps.c.claim.is_(None), steps.c.available_at <= now(), steps.c.sent_at < steps.c.available_at)
+        ).order_by(steps.c.available_at)
+        parts = [
+            part.limit(limit).with_for_update(of=steps, skip_locked=True).cte(name).prefix_with("MATERIALIZED")
+            for name, part in (("lapsed", lapsed), ("due", due))
+        ]
+        found = union_all(*(select(part.c.run_id, part.c.step) for part in parts)).limit(limit).subquery()
+        marked = (
+            update(steps)
+            .where(tuple_(steps.c.run_id, steps.c.step).in_(select(found)))
+            .values(sent_at=now(), sends=steps.c.sends + 1)
+            .returning(*steps.c)
+        )
 
         def work(c: Connection) -> list[StepRef]:
-            found = c.execute(_of_fleet(or_(lapsed, due)).limit(limit)).mappings().all()
-            _mark(c, [(row["run_id"], row["step"]) for row in found], sent_at=now(), sends=steps.c.sends + 1)
-            return [
-                StepRef(**{**_fields(row), "urgent": row["claim"] is not None, "sends": row["sends"] + 1})
-                for row in found
-            ]
+            rows = c.execute(marked).mappings().all()
+            return sorted((step_ref(row, urgent=row["claim"] is not None) for row in rows), key=_place)
 
         return self.db.run(work, durable=False)
 
     def _queues(self, patience_s: float, limit: int) -> list[QueueState]:
-        waiting = and_(steps.c.claim.is_(None), steps.c.available_at <= now(), steps.c.sent_at >= steps.c.available_at)
-        place = func.row_number().over(partition_by=steps.c.queue, order_by=steps.c.sent_at).label("place")
-        ranked = (
-            select(steps, place)
-            .join(runs, runs.c.run_id == steps.c.run_id)
-            .where(waiting, _doubted(patience_s), steps.c.queue.is_not(None), runs.c.status.not_in(ENDED))
-            .subquery()
-        )
-        # The oldest of each queue: one queue's backlog must not hide another's lost step.
-        doubtful = select(ranked).where(ranked.c.place <= limit).order_by(ranked.c.sent_at)
-        unclaimed = (
-            select(steps.c.queue, func.count())
-            .join(runs, runs.c.run_id == steps.c.run_id)
-            .where(steps.c.claim.is_(None), steps.c.available_at <= now(), runs.c.status.not_in(ENDED))
-            .group_by(steps.c.queue)
-        )
-
         def work(c: Connection) -> list[QueueState]:
-            found = [step_ref(row) for row in c.execute(doubtful).mappings()]
-            if not found:  # the healthy case costs one statement
+            names = list(c.execute(_queues_in_doubt(patience_s)).scalars())
+            if not names:  # the healthy case costs one statement
                 return []
-            counts: dict[Any, int] = {row[0]: row[1] for row in c.execute(unclaimed)}
+            found = _oldest(c, names, patience_s, limit)
+            counts: dict[Any, int] = {row[0]: row[1] for row in c.execute(_unclaimed(names))}
+            for row in c.execute(_later(names)):
+                counts[row[0]] -= row[1]
             by_queue: dict[str, list[StepRef]] = {}
             for ref in found:
                 assert ref.queue is not None
@@ -156,32 +155,80 @@ class Sweeping:
         self.db.run(lambda c: _mark(c, keys, sent_at=0.0, sends=sends), durable=False)
 
 
-def _doubted(patience_s: float) -> Any:
-    doublings = case((steps.c.sends < DOUBLINGS, steps.c.sends), else_=DOUBLINGS)
+def _doubted(patience_s: float, of: FromClause = steps) -> Any:
+    doublings = case((of.c.sends < DOUBLINGS, of.c.sends), else_=DOUBLINGS)
     age = cast(literal(1).op("<<")(doublings), Float) * -patience_s
-    return steps.c.sent_at < now(age)
+    return of.c.sent_at < now(age)
 
 
-def _of_fleet(which: Any) -> Any:
+def _of_fleet(*which: Any) -> Select[Any]:
+    of_run = runs.c.run_id == steps.c.run_id, runs.c.status.not_in(ENDED)
     return (
-        select(steps)
-        .join(runs, runs.c.run_id == steps.c.run_id)
-        .where(which, steps.c.queue.is_not(None), runs.c.status.not_in(ENDED))
-        .order_by(steps.c.run_id, steps.c.step)
-        .with_for_update(of=steps, skip_locked=True)
+        select(steps.c.run_id, steps.c.step).join(runs, of_run[0]).where(*which, steps.c.queue.is_not(None), of_run[1])
     )
 
 
-def _mark(c: Connection, keys: Sequence[tuple[str, int]], **values: Any) -> None:
+def _queues_in_doubt(patience_s: float) -> Select[Any]:
+    """The queues where something has waited for long: two looks into the index for each, however much waits there."""
+    least = select(func.min(steps.c.queue).label("queue")).where(steps.c.claim.is_(None))
+    queues = least.cte("queues", recursive=True)
+    next_one = least.where(steps.c.queue > queues.c.queue).scalar_subquery()
+    queues = queues.union_all(select(next_one).where(queues.c.queue.is_not(None)))
+    oldest = select(func.min(steps.c.sent_at)).where(steps.c.queue == queues.c.queue, steps.c.claim.is_(None))
+    return select(queues.c.queue).where(oldest.scalar_subquery() < now(-patience_s))
+
+
+def _in_doubt(patience_s: float, queue: str, limit: int) -> Select[Any]:
+    """The steps of a queue that have waited for long, the longest first, with the status of their runs.
+
+    All conditions that the index does not know come after its first rows are taken, more of them than are asked for:
+    else a planner that cannot tell how many will do reads the whole backlog, and sorts it.
+    """
+    waiting = steps.c.queue == queue, steps.c.claim.is_(None), steps.c.sent_at < now(-patience_s)
+    first = select(steps).where(*waiting).order_by(steps.c.sent_at).limit(limit << DOUBLINGS).subquery()
+    sent = first.c.available_at <= now(), first.c.sent_at >= first.c.available_at, _doubted(patience_s, first)
+    rows = select(first, runs.c.status).join(runs, runs.c.run_id == first.c.run_id)
+    return rows.where(*sent, runs.c.status.not_in(OVER)).order_by(first.c.sent_at).limit(limit)
+
+
+def _oldest(c: Connection, queues: Sequence[str], patience_s: float, limit: int) -> list[StepRef]:
+    """The oldest in doubt of each queue: one queue's backlog must not hide another's lost step.
+
+    What a failed run keeps is put away on the way: it is not to be sent before the run is taken up again.
+    """
+    parts = [_in_doubt(patience_s, queue, limit).subquery() for queue in queues]
+    query = union_all(*map(select, parts))
+    while True:
+        found = c.execute(query).mappings().all()
+        kept = [(row["run_id"], row["step"]) for row in found if row["status"] in ENDED]
+        # One that was taken up meanwhile has been sent since, and one that is being taken up is locked.
+        idle = steps.c.claim.is_(None), steps.c.sent_at < now(-patience_s)
+        if not _mark(c, kept, *idle, sent_at=now(NEVER_S)):
+            return [step_ref(row) for row in found if row["status"] not in ENDED]
+
+
+def _unclaimed(queues: Sequence[str]) -> Select[Any]:
+    """How many steps nobody holds, by queue, as an index alone tells it."""
+    waiting = steps.c.claim.is_(None), steps.c.queue.in_(queues), steps.c.sent_at <= now()
+    return select(steps.c.queue, func.count()).where(*waiting).group_by(steps.c.queue)
+
+
+def _later(queues: Sequence[str]) -> Select[Any]:
+    """How many of these are not to be claimed yet."""
+    later = steps.c.sent_at < steps.c.available_at, steps.c.available_at > now()
+    return _unclaimed(queues).where(*later)
+
+
+def _mark(c: Connection, keys: Sequence[tuple[str, int]], *more: ColumnElement[bool], **values: Any) -> int:
     if not keys:
-        return
+        return 0
     these = tuple_(steps.c.run_id, steps.c.step).in_(keys)
     # A step that somebody has locked is being worked on right now and needs no mark.
-    free = select(steps.c.run_id, steps.c.step).where(these).with_for_update(skip_locked=True)
+    free = select(steps.c.run_id, steps.c.step).where(these, *more).with_for_update(skip_locked=True)
     once = free.cte("free").prefix_with("MATERIALIZED")
     found = tuple_(steps.c.run_id, steps.c.step).in_(select(once.c.run_id, once.c.step))
-    c.execute(update(steps).where(found).values(**values))
+    return c.execute(update(steps).where(found).values(**values)).rowcount
 
 
-def _fields(row: RowMapping) -> dict[str, Any]:
-    return {name: row[name] for name in ("run_id", "step", "kind", "queue", "priority", "attempt")}
+def _place(ref: StepRef) -> tuple[str, int]:
+    return ref.run_id, ref.step

@@ -2,6 +2,10 @@
 
 `events` is the truth. `runs.status` and `runs.state` are projections written in the same transaction. `steps` holds
 only open work. Times are epoch seconds in Python and come from the database's clock alone.
+
+Every index costs every step something: each is there for a statement (`tests/long` knows which). None is on what each
+move of a run changes, or each renewal of a lease: then Postgres writes the row alone. A statement that is to use a
+partial index names its condition in so many words, since of a parameter no planner knows that it implies it.
 """
 
 from __future__ import annotations
@@ -107,7 +111,18 @@ runs = Table(
     Index("ix_runs_created_at", "created_at"),
     Index("ix_runs_unknown", "created_at", postgresql_where=text("unknown > 0")),
     Index("ix_runs_asked", "created_at", postgresql_where=text("asked > 0")),
-    postgresql_with={"fillfactor": 70},
+    # What may be forgotten, the oldest first.
+    Index("ix_runs_finished_at", "finished_at", postgresql_where=text("finished_at is not null")).ddl_if(
+        dialect="postgresql"
+    ),
+    # A row is written anew with every step, beside its old one if there is room. Most rows are of runs that have ended
+    # and never change again: the default, a fifth of them dead, would come too late.
+    postgresql_with={
+        "fillfactor": 50,
+        "autovacuum_vacuum_scale_factor": 0.02,
+        "autovacuum_vacuum_threshold": 2000,
+        "autovacuum_analyze_scale_factor": 0.02,
+    },
 )
 
 events = Table(
@@ -145,6 +160,11 @@ events = Table(
         postgresql_where=text("type = 'step_started'"),
         sqlite_where=text("type = 'step_started'"),
     ),
+    # Nothing is ever updated: a vacuum only marks what is old as such, better often a little than once everything.
+    postgresql_with={
+        "autovacuum_vacuum_insert_scale_factor": 0.05,
+        "autovacuum_analyze_scale_factor": 0.02,
+    },
 )
 
 steps = Table(
@@ -161,7 +181,8 @@ steps = Table(
     Column("crashes", Integer, nullable=False),
     Column("category", String(40)),
     Column("claim", String(32)),
-    Column("worker", String(200)),
+    # Compared by its bytes, so that "of this worker or a child" is a range of the index, whatever the server speaks.
+    Column("worker", String(200).with_variant(String(200, collation="C"), "postgresql")),
     Column("lease_until", Instant),
     Column("kill_at", Instant),
     Column("available_at", Instant, nullable=False),
@@ -171,7 +192,23 @@ steps = Table(
     Column("tries", JSON),
     Column("lost", Integer, nullable=False, server_default=text("0")),
     Column("on_cancel", String(12)),
-    postgresql_with={"fillfactor": 70},
+    # Whose backoff is over: nothing else is sent before it may be claimed. A claim does not touch it.
+    Index("ix_steps_due", "available_at", postgresql_where=text("sent_at < available_at")).ddl_if(dialect="postgresql"),
+    # What waits in a queue, the longest first.
+    Index("ix_steps_waiting", "queue", "sent_at", postgresql_where=text("claim is null")).ddl_if(dialect="postgresql"),
+    # What is or was at a worker: a sweep must not read a backlog to find the few steps that somebody holds.
+    Index("ix_steps_attempted", "worker", "sent_at", postgresql_where=text("attempt > 0")).ddl_if(dialect="postgresql"),
+    # Room for each row's claimed version beside it. Every row is soon deleted, so the table is vacuumed by number; it
+    # fills again: giving its end back to the disk would only lock it.
+    postgresql_with={
+        "fillfactor": 40,
+        "autovacuum_vacuum_scale_factor": 0,
+        "autovacuum_vacuum_threshold": 2000,
+        "autovacuum_vacuum_cost_delay": 0,
+        "autovacuum_analyze_scale_factor": 0,
+        "autovacuum_analyze_threshold": 10000,
+        "vacuum_truncate": "off",
+    },
 )
 
 agents = Table(

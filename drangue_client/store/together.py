@@ -205,7 +205,7 @@ def settle_together(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict
     missing was refused: nothing of it was written, and it is to be asked for plainly."""
     rows = db.alone(SETTLE, {"moves": json.dumps(list(map(_bundle, bundles.values()))), "runs": list(bundles)})
     answers: dict[str, list[Moved]] = {}
-    for run_id, opened in rows:
+    for run_id, opened in map(tuple, rows):
         left = {step: StepRef(run_id, step, *rest) for step, *rest in opened or ()}
         answers[run_id] = [
             Moved("ok", tuple(left.pop(one.step) for one in sorted(move.opens, key=_step) if one.step in left))
@@ -214,14 +214,20 @@ def settle_together(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict
     return answers
 
 
-def is_plain(move: Move) -> bool:
-    """Whether a move does what only the plain way does."""
-    return move.park or move.reopen or move.clear or move.wake_in_s is not None
+def is_chain(moves: Sequence[Move]) -> bool:
+    """Whether the moves of one run can be written together: each was decided from what the one before it writes, and
+    none does what only the plain way does."""
+    heads = [move.head + len(move.facts) for move in moves]
+    chained = all(move.head == head for move, head in zip(moves[1:], heads, strict=False))
+    return chained and not any(move.park or move.reopen or move.clear or move.wake_in_s is not None for move in moves)
 
 
 def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
     last = moves[-1]
     run, facts = last.run, [fact for move in moves for fact in move.facts]
+    claims = {move.claim.step: move.claim.token for move in moves if move.claim}
+    # A move opens what is open already, too: of these moves that is what the others settle.
+    opens = {one.step: one for move in reversed(moves) for one in move.opens if one.step not in claims}
     bundle: dict[str, Any] = {
         "run_id": last.run_id,
         "head": moves[0].head,
@@ -232,8 +238,8 @@ def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
         "deadline_at": _instant(run.deadline_at),
         "unknown": len(run.unknown),
         "asked": run.asked,
-        "steps": [move.claim.step for move in moves if move.claim],
-        "tokens": [move.claim.token for move in moves if move.claim],
+        "steps": list(claims),
+        "tokens": list(claims.values()),
         "facts": [
             {
                 "place": place,
@@ -247,8 +253,7 @@ def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
         ],
         "opens": [
             {"step": o.step, "kind": o.kind, "name": o.name, "queue": o.queue, "on_cancel": o.on_cancel}
-            for move in moves
-            for o in move.opens
+            for o in opens.values()
         ],
     }
     for move in moves:

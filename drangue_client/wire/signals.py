@@ -7,7 +7,7 @@ looks by itself: at a run once a second, at what waits for people every five. No
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,13 +34,21 @@ class Doorbell:
             redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **LIMITS) if redis_url else None
         )
 
-    def moved(self, run_id: str) -> None:
-        """Ring for a run whose status changed."""
-        self._publish(MOVED + run_id, "moved")
-
-    def approval_waiting(self, run_id: str) -> None:
-        """Announce that a run waits for a person."""
-        self._publish(APPROVALS, run_id)
+    def ring(self, moved: Sequence[str], waiting: Sequence[str] = ()) -> None:
+        """Ring for runs whose status changed, and announce those that wait for a person; in one round trip."""
+        rings = [(APPROVALS, run_id) for run_id in waiting] + [(MOVED + run_id, "moved") for run_id in moved]
+        if self._redis is None or not rings:
+            return
+        try:
+            if len(rings) == 1:
+                self._redis.publish(*rings[0])
+                return
+            with self._redis.pipeline(transaction=False) as together:
+                for channel, text in rings:
+                    together.publish(channel, text)
+                together.execute()
+        except (RedisError, OSError):
+            return  # whoever waits looks by itself within POLL_S
 
     @contextmanager
     def listen(self, run_id: str) -> Iterator[Listener]:
@@ -64,14 +72,6 @@ class Doorbell:
         """Close the connections."""
         if self._redis is not None:
             self._redis.close()
-
-    def _publish(self, channel: str, text: str) -> None:
-        if self._redis is None:
-            return
-        try:
-            self._redis.publish(channel, text)
-        except (RedisError, OSError):
-            return  # whoever waits looks by itself within POLL_S
 
 
 class Listener:

@@ -1,147 +1,171 @@
-"""Coordinate: take a run as it stands, decide, and say what to write and which steps to open.
+"""Coordinate: move runs on. Take each as it stands, decide, and write what follows, provided that nothing moved.
 
-`plan` is the pure part, shared by a coordinator, which has nothing to add, and by a settling step, which adds its
-result: both decide in the transaction that writes, and decide again when the run has moved meanwhile.
+A coordinator moves a run on from outside its steps, a settling step by what it came to. What waits together is decided
+and written together: a run may be there more than once, and then the second is decided from what the first will write.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, assert_never
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from drangue_client.errors import ConflictError, FormatError, ValidationError
+from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError, ValidationError
 from drangue_client.events import Event, Fact
-from drangue_client.folding import fold
-from drangue_client.limits import Limits
 from drangue_client.outcomes import is_unknown
-from drangue_client.run import Run
-from drangue_client.store.values import OVERRIDES, Ask, Executor, Look, Move, Moved, Open, StepRef
-from drangue_client.wire.queue import MODEL_QUEUE
-from drangue_worker.engine.facts import Check, Evidence, fact_of
+from drangue_client.store.values import Ask, Look, Move, Moved, PartlyFailed, StepRef, all_of
+from drangue_worker.engine.facts import Check
+from drangue_worker.engine.plan import Plan, plan
 from drangue_worker.engine.runtime import Runtime
+from drangue_worker.engine.start import first_facts
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.rules.commands import CallModel, CallTool, Opening, Recall, Screen
-from drangue_worker.rules.decide import decide
 from drangue_worker.tools.invoke import check_arguments, unreadable
 
 log = get_logger("drangue.coordinate")
 
 ENDINGS = ("run_failed", "run_finished")
-SCREEN, RECALL = "screen", "recall"  # what a preparing step prepares
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a decision comes to: the run after `facts`, and the steps to open."""
+class Next:
+    """What is to move a run on: `facts` to be recorded before anything is decided. `claim` is the step that settles by
+    them, with `look` as its claim saw the run, and `park` as in Move; none, and no look, where a coordinator asks."""
 
-    run: Run
-    facts: tuple[Fact, ...]
-    opens: tuple[Open, ...]
+    run_id: str
+    facts: tuple[Fact, ...] = ()
+    claim: Ask | None = None
+    look: Look | None = None
+    park: bool = False
 
 
-def plan(
-    look: Look, facts: Iterable[Fact], evidence: Evidence, check: Check = lambda _, arguments: unreadable(arguments)
-) -> Plan:
-    """Append `facts`, then decide until every command left is a step to open.
+@dataclass(slots=True)
+class _Chain:
+    """One run while it is decided about: as it stands in the database, as it will stand, and the events between."""
 
-    `evidence` gives the events since the latest decision, for facts that repeat what a call asked for or what a person
-    said; it is called only where one is needed. `check` keeps a person from being asked about a call that could not be
-    made anyway.
-    """
-    run = look.run
-    written: list[Fact] = []
-
-    recorded: list[Sequence[Event]] = []  # asked for once, however many facts need it
-
-    def known() -> list[Event]:
-        if not recorded:
-            recorded.append(evidence())
-        return [*recorded[0], *(fact.at(0) for fact in written)]
-
-    for fact in facts:
-        run = fold([fact.at(run.seq + 1)], onto=run)
-        written.append(fact)
-    while True:
-        steps: list[Open] = []
-        fresh: list[Fact] = []
-        for command in decide(run, look.now):
-            if isinstance(command, Opening):
-                steps.append(_open(command, look.row.executor))
-            else:
-                fresh.append(fact_of(command, run, look.now, known, check))
-        if not fresh:
-            return Plan(run, tuple(written), tuple(steps))
-        for fact in fresh:
-            run = fold([fact.at(run.seq + 1)], onto=run)
-        written += fresh
+    stored: Look
+    look: Look
+    events: list[Event] = field(default_factory=list)
 
 
 def coordinate(runtime: Runtime, run_id: str, first: Sequence[Fact] = ()) -> list[StepRef]:
     """Move a run on from outside a step: after its submission, a verdict, a timer, or nothing at all.
 
-    Returns the steps that were opened and are to be sent. Repeating is harmless. Raises UnknownRunError.
+    Returns the steps that were opened. Repeating is harmless. Raises UnknownRunError.
     """
-    look = runtime.log.look(run_id)
-    while True:
-        if look.row.executor != runtime.executor or (look.run.ended and not first):
-            if look.run.ended == "cancelled":
-                runtime.ended(look.row, look.run)  # by a client, who traces nothing
-            return []
-        facts = [*first]
-        if look.run.seq < 0:
-            start = _start(runtime, look)
-            if not start:
-                return []
-            facts += start
-        decided = plan(look, facts, functools.partial(_since_decision, runtime, look), _check(runtime, look))
-        move = Move(
-            run_id,
-            look.row.head_seq,
-            decided.run,
-            facts=decided.facts,
-            opens=decided.opens,
-            reopen=any(fact.type == "run_resumed" for fact in decided.facts),
-            clear=decided.run.cut_short,
-        )
-        moved = runtime.log.settle([move])[0]
-        if moved.verdict == "ok":
-            announce(runtime, look, decided)
-            return list(moved.opened)
-        assert moved.look is not None
-        look = moved.look
+    return list(move_on(runtime, [Next(run_id, tuple(first))])[0].opened)
 
 
-def settle(
-    runtime: Runtime, claim: Ask, look: Look, facts: Sequence[Fact], *, park: bool = False
-) -> tuple[Moved, Plan | None]:
-    """Write a step's result and what follows from it, in one transaction.
+def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
+    """Move runs on, each as it is when its turn comes; the steps that this opens are sent by `runtime.publish`.
 
-    `look` is the run as the claim saw it. The verdict `lost`: nothing was written, the claim is no longer ours.
+    The verdict `lost`: nothing was written, the claim is no longer its asker's. Raises for one what it raises alone,
+    and PartlyFailed for several.
     """
-    while True:
-        # A turn ends once: the second of two failing siblings only gives its claim up.
-        new = [_unasked(fact, look) for fact in facts if not (fact.type in ENDINGS and look.run.ended)]
-        decided = plan(look, new, functools.partial(_since_decision, runtime, look), _check(runtime, look))
-        move = Move(
-            claim.run_id,
-            look.row.head_seq,
-            decided.run,
-            facts=decided.facts,
-            opens=decided.opens,
-            claim=claim,
-            park=park,
-            clear=decided.run.cut_short,
-        )
-        moved = runtime.log.settle([move])[0]
-        if moved.verdict == "ok":
-            announce(runtime, look, decided)
-            return moved, decided
-        if moved.verdict == "lost":
-            return moved, None
-        assert moved.look is not None
-        look = moved.look
+    answers: dict[int, Moved | Exception] = {}
+    looks = _looks(runtime, nexts)
+    todo = list(range(len(nexts)))
+    while todo:
+        chains = {run_id: _Chain(look, look) for run_id, look in looks.items()}
+        decided: list[tuple[int, Look, Plan, Move]] = []
+        for place in todo:
+            try:
+                found = _decide(runtime, nexts[place], chains.get(nexts[place].run_id))
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:
+                answers[place] = error
+            else:
+                if found is None:
+                    answers[place] = Moved("ok")
+                else:
+                    decided.append((place, *found))
+        settled = list(zip(decided, _settle(runtime, [one[-1] for one in decided]), strict=True))
+        todo = []
+        for (place, _, _, move), moved in settled:
+            if isinstance(moved, Moved) and moved.look is not None:
+                looks[move.run_id] = moved.look
+                todo.append(place)
+            else:
+                answers[place] = moved
+        written = [(look, done, moved) for (_, look, done, _), moved in settled if _is_written(moved)]
+        runtime.publish([ref for _, _, moved in written for ref in getattr(moved, "opened", ())])
+        announce(runtime, [(look, done) for look, done, _ in written])
+    return all_of([answers[place] for place in range(len(nexts))])
+
+
+def _is_written(moved: Moved | Exception) -> bool:
+    return isinstance(moved, Moved) and moved.verdict == "ok"
+
+
+def _looks(runtime: Runtime, nexts: Sequence[Next]) -> dict[str, Look]:
+    """The runs as they are known to stand: the newest look of those that the settling steps bring, else a new one."""
+    looks: dict[str, Look] = {}
+    for one in nexts:
+        if one.look is not None:
+            other = looks.get(one.run_id, one.look)
+            newer = max(other, one.look, key=lambda look: look.row.head_seq)
+            looks[one.run_id] = replace(newer, now=max(other.now, one.look.now)) if other is not one.look else newer
+    unknown = sorted({one.run_id for one in nexts} - looks.keys())
+    return looks | (runtime.log.looks(unknown) if unknown else {})
+
+
+def _decide(runtime: Runtime, one: Next, chain: _Chain | None) -> tuple[Look, Plan, Move] | None:
+    """What to write for one, and the run as it stood before; None where there is nothing to do."""
+    if chain is None:
+        raise UnknownRunError(one.run_id)
+    look = chain.look
+    facts = _begun(runtime, one, look) if one.claim is None else _settled(one, look)
+    if facts is None:
+        return None
+    decided = plan(look, facts, functools.partial(_since_decision, runtime, chain), _check(runtime, look))
+    move = Move(
+        one.run_id,
+        look.row.head_seq,
+        decided.run,
+        facts=decided.facts,
+        opens=decided.opens,
+        claim=one.claim,
+        park=one.park,
+        reopen=any(fact.type == "run_resumed" for fact in decided.facts),
+        clear=decided.run.cut_short,
+    )
+    places = range(look.row.head_seq + 1, look.row.head_seq + 1 + len(decided.facts))
+    chain.events += [fact.at(place) for place, fact in zip(places, decided.facts, strict=True)]
+    row = replace(look.row, head_seq=look.row.head_seq + len(decided.facts), status=decided.run.status)
+    chain.look = Look(row, decided.run, look.now)
+    return look, decided, move
+
+
+def _begun(runtime: Runtime, one: Next, look: Look) -> list[Fact] | None:
+    """What a coordinator records first; None where the run is not its to move."""
+    if look.row.executor != runtime.executor or (look.run.ended and not one.facts):
+        if look.run.ended == "cancelled":
+            runtime.ended(look.row, look.run)  # by a client, who traces nothing
+        return None
+    if look.run.seq >= 0:
+        return list(one.facts)
+    start = first_facts(runtime, look)
+    return [*one.facts, *start] if start else None
+
+
+def _settled(one: Next, look: Look) -> list[Fact]:
+    """What a step records. A turn ends once: the second of two failing siblings only gives its claim up."""
+    return [_unasked(fact, look) for fact in one.facts if not (fact.type in ENDINGS and look.run.ended)]
+
+
+def _settle(runtime: Runtime, moves: Sequence[Move]) -> list[Moved | Exception]:
+    """Write moves; what fails stands in the place of its own answer alone."""
+    if not moves:
+        return []
+    try:
+        return list(runtime.log.settle(moves))
+    except PartlyFailed as error:
+        return error.answers
+    except DatabaseUnavailable:
+        raise
+    except Exception as error:
+        return [error] if len(moves) == 1 else [answer for move in moves for answer in _settle(runtime, [move])]
 
 
 def _unasked(fact: Fact, look: Look) -> Fact:
@@ -174,60 +198,22 @@ def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
         return coordinate(runtime, claim.run_id, [replace(late, type="outcome_corrected")])
 
 
-def announce(runtime: Runtime, look: Look, decided: Plan) -> None:
-    """Ring for whoever waits, when the run has stopped; a lost ring costs a waiter a second."""
-    status = decided.run.status
-    asked = any(fact.type in ("approval_requested", "approval_escalated") for fact in decided.facts)
-    if asked:
-        runtime.doorbell.approval_waiting(look.row.run_id)
-    if status == look.row.status or status == "running":
-        return
-    if decided.run.ended:
-        runtime.ended(look.row, decided.run)
-    log.info("run_stopped", run_id=look.row.run_id, status=status, reason=decided.run.reason)
-    runtime.doorbell.moved(look.row.run_id)
-    if status == "paused" and not asked:
-        runtime.doorbell.approval_waiting(look.row.run_id)
-
-
-def _start(runtime: Runtime, look: Look) -> list[Fact]:
-    """The first facts of a run; none where it cannot begin here, or not yet."""
-    blueprint = runtime.registry.get(look.row.agent)
-    if blueprint is None:
-        # The run stays due: a worker that has the agent takes it at the next sweep.
-        log.warning("agent_missing", run_id=look.row.run_id, agent=look.row.agent)
-        return []
-    overrides = look.row.overrides
-    begins = max(look.row.created_at, overrides.get("not_before", 0.0))
-    if look.now < begins:
-        return []  # it is due then, and nobody should have asked for it before
-    newer, limits = sorted(overrides.keys() - OVERRIDES), Limits()
-    if not newer and "limits" in overrides:
-        try:
-            limits = Limits.from_json(overrides["limits"])
-        except FormatError:
-            newer = ["limits"]
-    if newer:
-        # A worker that knows what it says takes the run at a later sweep.
-        log.warning("override_unknown", run_id=look.row.run_id, override=", ".join(newer))
-        return []
-    terms = replace(blueprint.terms, output_schema=overrides.get("output_schema", blueprint.terms.output_schema))
-    terms = limits.on(terms)
-    times = [one for one in (terms.deadline_s, overrides.get("deadline_s")) if one is not None]
-    terms = replace(terms, deadline_s=min(times, default=None))
-    payload: dict[str, Any] = {"input": look.row.input, "config": terms.to_json()}
-    payload |= terms.deadline(begins)  # waiting in a queue counts
-    if terms.output_schema is not None:
-        payload["output_schema"] = terms.output_schema
-    if "turn_id" in overrides:
-        payload["turn_id"] = overrides["turn_id"]
-    started = Fact("run_started", payload)
-    try:
-        limits.check(terms.tools)
-    except ValueError as error:
-        told = f"{error} Submit it again with the right name; taken up again, it goes on without that limit."
-        return [started, Fact("run_failed", {"error": told, "category": "limits"})]
-    return [started]
+def announce(runtime: Runtime, done: Sequence[tuple[Look, Plan]]) -> None:
+    """Ring for whoever waits, where a run has stopped since it was looked at; a lost ring costs a waiter a second."""
+    moved: list[str] = []
+    waiting: list[str] = []
+    for look, decided in done:
+        status, run_id = decided.run.status, look.row.run_id
+        asked = any(fact.type in ("approval_requested", "approval_escalated") for fact in decided.facts)
+        stopped = status not in (look.row.status, "running")
+        if asked or (stopped and status == "paused"):
+            waiting.append(run_id)
+        if stopped:
+            if decided.run.ended:
+                runtime.ended(look.row, decided.run)
+            log.info("run_stopped", run_id=run_id, status=status, reason=decided.run.reason)
+            moved.append(run_id)
+    runtime.doorbell.ring(moved, waiting)
 
 
 def _check(runtime: Runtime, look: Look) -> Check:
@@ -245,18 +231,6 @@ def _check(runtime: Runtime, look: Look) -> Check:
     return check
 
 
-def _since_decision(runtime: Runtime, look: Look) -> list[Event]:
-    return runtime.log.events(look.row.run_id, after=look.run.decision_seq - 1)
-
-
-def _open(command: Opening, executor: Executor) -> Open:
-    match command:
-        case CallModel(step):
-            return Open(step, "model", None, MODEL_QUEUE if executor == "celery" else None)
-        case CallTool(step, name, queue, on_cancel):
-            return Open(step, "tool", name, queue if executor == "celery" else None, on_cancel)
-        case Screen(step) | Recall(step):
-            what = SCREEN if isinstance(command, Screen) else RECALL
-            return Open(step, "prepare", what, MODEL_QUEUE if executor == "celery" else None)
-        case _:
-            assert_never(command)
+def _since_decision(runtime: Runtime, chain: _Chain) -> list[Event]:
+    after = chain.stored.run.decision_seq - 1
+    return [*runtime.log.events(chain.stored.row.run_id, after=after), *chain.events]

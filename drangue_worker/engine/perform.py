@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import structlog
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable
-from drangue_client.store.values import Ask, Release, StepRef
-from drangue_worker.engine.coordinate import correct, settle
+from drangue_client.store.values import Ask, Claimed, Release, StepRef
+from drangue_worker.engine.coordinate import Next, correct, move_on
 from drangue_worker.engine.model_step import call_model
 from drangue_worker.engine.prepare_step import prepare
 from drangue_worker.engine.runtime import Runtime
@@ -29,7 +30,8 @@ log = get_logger("drangue.perform")
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """What became of a step: `opened` steps are to be sent, `error` is what failed the run, if it did."""
+    """What became of a step: the steps it opened, and have been sent where there is a queue; and what failed the run,
+    if it did."""
 
     opened: tuple[StepRef, ...] = ()
     error: BaseException | None = None
@@ -41,10 +43,10 @@ NOTHING = Performed()
 async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
     """Do one step if it is free. A message that is doubled, late or wrong finds nothing to claim and does nothing.
 
-    When cancelled, the step is given back at once and returned as opened, to be sent again.
+    When cancelled, the step is given back at once, and counts as opened.
     """
     ask = Ask(run_id, step, uuid.uuid4().hex, runtime.worker, runtime.executor)
-    claimed = (await runtime.uninterrupted(runtime.log.claim, [ask], runtime.settings.lease_s))[0]
+    claimed = await runtime.together(_claim, ask)
     if claimed is None:
         return NOTHING
     if told_to_stop():
@@ -79,6 +81,10 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
                 return await _record(attempt, _surprised(attempt, error))
 
 
+def _claim(runtime: Runtime, asks: Sequence[Ask]) -> list[Claimed | None]:
+    return runtime.log.claim(asks, runtime.settings.lease_s)
+
+
 def _surprised(attempt: Attempt, error: Exception) -> Settle:
     log.exception("step_broke", kind=type(error).__name__)
     lost = attempt.lost(attempt.claimed.lost + 1)  # the model may have been asked
@@ -88,16 +94,22 @@ def _surprised(attempt: Attempt, error: Exception) -> Settle:
 async def _give_back(runtime: Runtime, ask: Ask, outcome: GiveBack) -> Performed:
     log.info("step_given_back", category=outcome.category, delay_s=round(outcome.delay_s, 3))
     release = Release(ask, outcome.delay_s, outcome.failed, outcome.category, outcome.lost, outcome.tries)
-    given_back = await runtime.uninterrupted(runtime.log.release, [release])
-    due = [ref for ref in given_back if ref] if outcome.delay_s <= 0 else []  # else the sweep sends it when it is due
-    return Performed(tuple(due))
+    return Performed(await runtime.uninterrupted(_release, runtime, release))
+
+
+def _release(runtime: Runtime, release: Release) -> tuple[StepRef, ...]:
+    given_back = runtime.log.release([release])
+    due = [ref for ref in given_back if ref] if release.delay_s <= 0 else []  # else the sweep sends it when it is due
+    runtime.publish(due)
+    return tuple(due)
 
 
 async def _record(attempt: Attempt, outcome: Settle) -> Performed:
     runtime, claimed = attempt.runtime, attempt.claimed
     failed = any(fact.type == "run_failed" for fact in outcome.facts)
     look = replace(claimed.look, now=attempt.now())
-    moved, _ = await runtime.uninterrupted(settle, runtime, claimed.ask, look, outcome.facts, park=failed)
+    settled = Next(claimed.ask.run_id, outcome.facts, claimed.ask, look, failed)
+    moved = await runtime.together(move_on, settled)
     if moved.verdict == "lost":
         log.warning("result_late")
         late = [fact for fact in outcome.facts if outcome.begun and fact.type == "tool_result"]

@@ -9,7 +9,7 @@ import functools
 from typing import Any
 
 from drangue_client.events import Fact, normalise
-from drangue_worker.engine.coordinate import SCREEN
+from drangue_worker.engine.plan import SCREEN
 from drangue_worker.engine.step import Attempt, Outcome, Settle
 from drangue_worker.memory import MemoryItem
 from drangue_worker.observability.logs import get_logger

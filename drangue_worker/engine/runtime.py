@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
@@ -21,8 +21,9 @@ from drangue_client.errors import DatabaseUnavailable
 from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
-from drangue_client.store.values import Executor, RunRow
+from drangue_client.store.values import Executor, RunRow, StepRef
 from drangue_client.wire.signals import Doorbell
+from drangue_worker.engine.batching import Batcher
 from drangue_worker.engine.leases import Leases
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.observability.tracers import Attributes, LiveSpan, NullTracer, Tracer
@@ -30,6 +31,8 @@ from drangue_worker.registry import Registry
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Item = TypeVar("Item")
+Publish = Callable[[Sequence[StepRef]], None]
 
 log = get_logger("drangue.runtime")
 
@@ -51,10 +54,15 @@ def nobody(row: RunRow, step: int, attempt: int) -> None:
     """The watch of a run that nobody watches."""
 
 
+def _unsent(steps: Sequence[StepRef]) -> None:
+    """The publish of a runtime that performs by itself what it has opened."""
+
+
 @dataclass
 class Runtime:
-    """`worker` names this process in claims. `patient` waits out a database that is away instead of raising. `killable`
-    says that somebody kills this process where a call in it outlives its time."""
+    """`worker` names this process in claims. `publish` sends steps that were opened; it raises nothing. `patient` waits
+    out a database that is away instead of raising. `killable` says that somebody kills this process where a call in it
+    outlives its time."""
 
     log: Log
     registry: Registry
@@ -64,6 +72,7 @@ class Runtime:
     doorbell: Doorbell = field(default_factory=lambda: Doorbell(""))
     tracer: Tracer = field(default_factory=NullTracer)
     watch: Watch = nobody
+    publish: Publish = _unsent
     patient: bool = False
     killable: bool = False
     threads: int = 4
@@ -73,6 +82,8 @@ class Runtime:
         # Of its own: a renewal that waited behind a burst of claims would lose what is being worked on.
         self._beats = ThreadPoolExecutor(1, thread_name_prefix="drangue-lease")
         self.leases = Leases(self.log, self.settings, functools.partial(self._on, self._beats))
+        self._batchers: dict[Any, Batcher[Any, Any]] = {}
+        self._own: list[ThreadPoolExecutor] = [self._pool, self._beats]
 
     async def database(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a blocking call of the log in one of this runtime's threads.
@@ -82,7 +93,27 @@ class Runtime:
         """
         return await self._on(self._pool, call, *args, **kwargs)
 
+    async def together(self, work: Callable[[Self, Sequence[Item]], list[T]], item: Item) -> T:
+        """One answer of `work`, a blocking call of the log that takes what waits for it together; it has a thread of
+        its own. As patient as `database`, and as hard to interrupt as `uninterrupted`."""
+        batcher = self._batchers.get(work)
+        if batcher is None:
+            self._own.append(pool := ThreadPoolExecutor(1, thread_name_prefix=f"drangue-{work.__name__}"))
+            batcher = self._batchers[work] = Batcher(functools.partial(self._on, pool, functools.partial(work, self)))
+        return await _whole(batcher.put(item))
+
     async def _on(self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        work = functools.partial(call, *args, **kwargs)
+
+        async def once() -> T:
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+        try:
+            return await once()
+        except DatabaseUnavailable as error:
+            if not self.patient:
+                raise
+            log.warning("database_away", attempt=0, error=str(error))
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             stop=lambda _: not self.patient,  # asked each time: a draining worker loses its patience
@@ -90,11 +121,6 @@ class Runtime:
             before_sleep=_say_waiting,
             reraise=True,
         )
-        work = functools.partial(call, *args, **kwargs)
-
-        async def once() -> T:
-            return await asyncio.get_running_loop().run_in_executor(pool, work)
-
         return await attempts(once)
 
     async def uninterrupted(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -102,13 +128,7 @@ class Runtime:
 
         The cancellation is swallowed; `asyncio.current_task().cancelling()` tells of it.
         """
-        work = asyncio.ensure_future(self.database(call, *args, **kwargs))
-        while True:
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                if work.cancelled():
-                    raise
+        return await _whole(asyncio.ensure_future(self.database(call, *args, **kwargs)))
 
     @contextmanager
     def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
@@ -150,8 +170,19 @@ class Runtime:
 
     def close(self) -> None:
         """Let go of the threads; the log belongs to whoever made it."""
-        self._pool.shutdown(wait=False)
-        self._beats.shutdown(wait=False)
+        for pool in self._own:
+            pool.shutdown(wait=False)
+
+
+async def _whole(work: asyncio.Future[T]) -> T:
+    """What `work` gives, also to a caller that was cancelled meanwhile; `asyncio.current_task().cancelling()` tells of
+    it."""
+    while True:
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                raise
 
 
 class _Onlooker:

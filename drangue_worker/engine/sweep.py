@@ -4,7 +4,8 @@ Four things stop: a step whose worker died, a step whose backoff is over, a run 
 was lost. The first three are certain and sent at once. The last is only suspected, since a message that still waits in
 a long queue looks the same. Where a queue holds fewer messages than unclaimed steps, and now and then where it holds
 enough, since some may be doubled, what waits there is read; a step is sent again whose message was seen nowhere for a
-while: it may be on its way into the queue, or to its claim.
+while: it may be on its way into the queue, or to its claim. On the latter nobody sees it, unless workers keep a copy of
+what they have fetched (`broker_acks`), so this is also what finds the messages that died with a worker.
 What is left of turns that are over, its worker dead, is closed: nobody else can claim it.
 """
 

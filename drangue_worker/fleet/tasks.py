@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 from celery import Celery
 
-from drangue_client.errors import QueueUnavailable, UnknownRunError
-from drangue_client.store.values import StepRef
+from drangue_client.errors import UnknownRunError
 from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE
-from drangue_worker.engine.coordinate import coordinate
+from drangue_worker.engine.coordinate import Next, move_on
 from drangue_worker.engine.perform import perform
 from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.pool import current_job
@@ -45,19 +44,12 @@ def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
     async def do_coordinate(run_id: str) -> None:
         runtime = fleet.runtime()
         try:
-            opened = await runtime.database(coordinate, runtime, run_id)
+            await runtime.together(move_on, Next(run_id))
         except UnknownRunError:
             log.warning("unknown_run", run_id=run_id)
-            return
-        await send(opened)
 
     async def do_step(run_id: str, step: int) -> None:
-        performed = await perform(fleet.runtime(), run_id, step)
-        await send(performed.opened)
-
-    async def send(steps: Any) -> None:
-        if steps:
-            await fleet.runtime().database(_send, fleet, list(steps))
+        await perform(fleet.runtime(), run_id, step)
 
     @app.task(**OPTIONS, name=COORDINATE)
     def coordinate_run(run_id: str) -> None:
@@ -82,13 +74,6 @@ def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
             # Its outcome is recorded; only the end of its process ends the call itself. The pool makes another one.
             log.warning("process_retired", run_id=run_id, step=step)
             raise SystemExit("a tool did not end when its time was over, so its process does")
-
-
-def _send(fleet: FleetRuntime, steps: list[StepRef]) -> None:
-    try:
-        fleet.sender.steps(steps)
-    except QueueUnavailable as error:
-        log.warning("send_failed", steps=len(steps), error=str(error))  # open in Postgres: the sweep sends them
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

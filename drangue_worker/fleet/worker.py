@@ -8,19 +8,24 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from celery import Celery
 
+from drangue_client.errors import QueueUnavailable
 from drangue_client.settings import Settings
 from drangue_client.store.log import SqlLog
+from drangue_client.store.values import StepRef
 from drangue_client.wire.queue import QUEUES, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import TokenStream
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.fleet.telling import Telling
 from drangue_worker.observability.export import tracer_of
+from drangue_worker.observability.logs import get_logger
 from drangue_worker.registry import Registry
+
+log = get_logger("drangue.tasks")
 
 LOG_THREADS = 4  # more only contend for the interpreter
 
@@ -60,6 +65,13 @@ class FleetRuntime:
         # No lock: one that is held while a pool forks stays locked in the child. A second runtime made at once is idle.
         return found or self._runtimes.setdefault(os.getpid(), self._make())
 
+    def _publish(self, steps: Sequence[StepRef]) -> None:
+        try:
+            if steps:
+                self.sender.steps(steps)
+        except QueueUnavailable as error:
+            log.warning("send_failed", steps=len(steps), error=str(error))  # open in Postgres: the sweep sends them
+
     def _make(self) -> Runtime:
         child = os.getpid() != self.main
         return Runtime(
@@ -71,6 +83,7 @@ class FleetRuntime:
             doorbell=Doorbell(self.settings.redis_url),
             tracer=tracer_of(self.settings),
             watch=Telling(TokenStream(self.settings.redis_url)).watch,
+            publish=self._publish,
             patient=True,
             killable=child,
             threads=LOG_THREADS,

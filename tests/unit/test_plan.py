@@ -15,7 +15,7 @@ from drangue_client.folding import fold
 from drangue_client.run import Run
 from drangue_client.store.values import Executor, Look, Open, RunRow
 from drangue_client.terms import arguments_hash
-from drangue_worker.engine.coordinate import Plan, plan
+from drangue_worker.engine.plan import Plan, plan
 from drangue_worker.rules.decide import decide
 from drangue_worker.tools.invoke import RAW_ARGUMENTS
 from tests.unit.made_logs import (

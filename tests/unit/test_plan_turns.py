@@ -20,7 +20,8 @@ from drangue_client.store import InMemoryStore
 from drangue_client.store.values import Executor, Look, NewRun, Open, RunRow
 from drangue_client.terms import Guards, Terms
 from drangue_worker.blueprint import Blueprint
-from drangue_worker.engine.coordinate import Plan, coordinate, plan
+from drangue_worker.engine.coordinate import coordinate
+from drangue_worker.engine.plan import Plan, plan
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.memory import NullMemory
 from drangue_worker.registry import OneAgent
