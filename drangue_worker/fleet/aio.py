@@ -1,28 +1,50 @@
-"""One event loop per process, on a thread of its own; pool threads hand it coroutines and wait.
+"""One event loop per process, on a thread of its own, for all that this process performs.
 
 The loop is made on first use and per process id: a forked child gets its own. Draining cancels what is in flight; a
-cancelled step gives itself back before its thread goes on, so the wait here always ends with the work settled.
+cancelled step gives itself back before it ends, so whoever waits for it finds the work settled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from drangue_worker.fleet.pool import current_job
+from drangue_worker.observability.logs import get_logger
+
+log = get_logger("drangue.tasks")
 
 T = TypeVar("T")
+Done = Callable[[BaseException | None], None]
+
+
+class Job:
+    """One piece of work that can be told to stop, by its number."""
+
+    def __init__(self, ident: int) -> None:
+        self.ident = ident
+        self.cancelled = False
+        self.on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Tell it to stop, from any thread; also before it has begun."""
+        self.cancelled = True
+        if self.on_cancel is not None:
+            self.on_cancel()
 
 
 class LoopThread:
-    """A running loop and the tasks that pool threads wait for."""
+    """A running loop and the tasks that others wait for."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._new: deque[tuple[Job, Callable[[], Coroutine[Any, Any, None]], Done]] = deque()
+        self._told = False
         self._draining = False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -35,18 +57,23 @@ class LoopThread:
                 self._thread.start()
         return self
 
+    def begin(self, job: Job, work: Callable[[], Coroutine[Any, Any, None]], done: Done) -> None:
+        """Begin a job, and call `done` on the loop's thread with what it raised, if it did. A drain, or the job's own
+        `cancel`, cancels it. What comes at once is begun together: waking the loop costs more than a job."""
+        self._new.append((job, work, done))
+        if not self._told:
+            self._told = True
+            self.loop.call_soon_threadsafe(self._begin_new)
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end and return what it returns. A drain or a revoke cancels it."""
-        job = current_job()
+        """Run a coroutine to its end and return what it returns. A drain cancels it."""
 
         async def tracked() -> T:
             task = asyncio.current_task()
             assert task is not None
             self._tasks.add(task)
-            if job is not None:
-                job.on_cancel = lambda: self._cancel_soon(task)
             try:
-                if self._draining or (job is not None and job.cancelled):
+                if self._draining:
                     task.cancel()
                 return await work
             finally:
@@ -67,12 +94,34 @@ class LoopThread:
         self._draining = True
         self.call(lambda: [task.cancel() for task in self._tasks])
 
+    def _begin_new(self) -> None:
+        self._told = False  # before the first is taken: what comes from here on tells again
+        while self._new:
+            job, work, done = self._new.popleft()
+            task = self.loop.create_task(_performed(work))
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._ended, done))
+            job.on_cancel = functools.partial(self._cancel_soon, task)
+            if self._draining or job.cancelled:
+                self.loop.call_soon(task.cancel)  # when it has begun, so that it can end as it should
+
     def _cancel_soon(self, task: asyncio.Task[Any]) -> None:
         self.loop.call_soon_threadsafe(task.cancel)
+
+    def _ended(self, done: Done, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            log.error("task_failed", exc_info=error)
+        done(error)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+
+async def _performed(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await work()
 
 
 _threads: dict[int, LoopThread] = {}

@@ -1,50 +1,68 @@
-"""Celery's threads pool, made able to let go of a task.
+"""The loop pool: Celery's messages as coroutines on this process's event loop, without a thread for each.
 
-The stock pool answers `terminate_job`, and with it revoke and a cold shutdown, with NotImplementedError and waits for
-every task. Here each task is a job that cancels the coroutine it waits for.
+Requests, and with them events, revoke, inspect and the counting of messages under way, are Celery's own; what is left
+out is its tracing of a task's function, which has nothing to do here. A task that is no coroutine runs on a thread, as
+Celery would run it. Answers are given on Celery's own thread, which is also how it learns that there is room again.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable
+import json
+import os
+import queue
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from celery.concurrency import thread
-from celery.concurrency.base import apply_target
+from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import BasePool, apply_target
 
-_current = threading.local()
+from drangue_worker.fleet.aio import Job, loop_thread
+from drangue_worker.observability.logs import get_logger
 
+log = get_logger("drangue.tasks")
 
-class Job:
-    """One task on a pool thread. `on_cancel` is set by whoever runs something that can be cancelled."""
-
-    def __init__(self, ident: int) -> None:
-        self.ident = ident
-        self.cancelled = False
-        self.on_cancel: Callable[[], None] | None = None
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        if self.on_cancel is not None:
-            self.on_cancel()
+Work = Callable[..., Coroutine[Any, Any, None]]
+THREADS = 4  # for what is none of ours
+JSON = "application/json"
 
 
-def current_job() -> Job | None:
-    """The job of this pool thread, if it is one."""
-    return getattr(_current, "job", None)
+class StepError(Exception):
+    """A task failed outside its step; the worker's log holds the reason."""
 
 
-class TaskPool(thread.TaskPool):
-    """Threads that can be told to stop; the job's number stands where Celery keeps a process id."""
+class Handle:
+    """What Celery is given for a task under way."""
+
+    def terminate(self, signal: int | None = None) -> None:
+        """Ending is by the job's number, in `terminate_job`."""
+
+
+class TaskPool(BasePool):
+    """Coroutines that can be told to stop; the job's number stands where Celery keeps a process id."""
+
+    body_can_be_buffer = True
+    signal_safe = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._numbers = itertools.count(1)
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, Job] = {}  # of Celery's thread alone
+        self._answers: queue.SimpleQueue[tuple[int, Callable[..., Any], Any]] = queue.SimpleQueue()
+        self._bell: tuple[int, int] | None = None  # a pipe: whoever has an answer rings, Celery's thread hears
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="drangue-task")
 
-    def on_apply(
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Have answers given by Celery's own loop. Called with every connection to the broker."""
+        if self._bell is None:
+            self._bell = os.pipe()
+            for end in self._bell:
+                os.set_blocking(end, False)
+        hub.add_reader(self._bell[0], self._hear)
+
+    def on_apply(  # type: ignore[override]  # the stubs lag behind Celery
         self,
         target: Callable[..., Any],
         args: Any = None,
@@ -52,23 +70,77 @@ class TaskPool(thread.TaskPool):
         callback: Callable[..., Any] | None = None,
         accept_callback: Callable[..., Any] | None = None,
         **_: Any,
-    ) -> Any:
-        job = Job(next(self._numbers))
+    ) -> Handle:
+        assert callback is not None
+        number, began = next(self._numbers), time.monotonic()
+        job = self._jobs[number] = Job(number)
+        name, _id, _request, body, content_type, _encoding = args
+        work: Work | None = getattr(self.app.tasks.get(name), "work", None)
+        if accept_callback:
+            accept_callback(number, began)
+        if work is None or content_type != JSON:
+            self._threads.submit(apply_target, target, args, kwargs, lambda answer: self._answer(job, callback, answer))
+            return Handle()
 
-        def run() -> Any:
-            _current.job = self._jobs[job.ident] = job
-            try:
-                return apply_target(target, args, kwargs, callback, accept_callback, pid=job.ident)
-            finally:
-                del self._jobs[job.ident]
-                _current.job = None
+        def done(error: BaseException | None) -> None:
+            seconds = time.monotonic() - began
+            self._answer(job, callback, (1, _failure(error), seconds) if error else (0, "None", seconds))
 
-        executor: Any = self.executor  # type: ignore[attr-defined]  # the stubs lag behind Celery
-        result = thread.ApplyResult(executor.submit(run))  # type: ignore[attr-defined]
-        result.terminate = lambda signal=None: None
-        return result
+        loop_thread().begin(job, lambda: _begun(work, body), done)
+        return Handle()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         job = self._jobs.get(pid)
         if job is not None:
             job.cancel()
+
+    def on_stop(self) -> None:
+        """Wait for what is under way, and answer for it."""
+        while self._jobs:
+            self._give(*self._answers.get())
+        self._threads.shutdown()
+        super().on_stop()
+
+    def _answer(self, job: Job, callback: Callable[..., Any], answer: Any) -> None:
+        """From any thread: have Celery told what became of a job."""
+        self._answers.put((job.ident, callback, answer))
+        if self._bell is not None:
+            try:
+                os.write(self._bell[1], b"!")
+            except BlockingIOError:
+                return  # the pipe is full of rings that nobody has heard yet
+
+    def _hear(self) -> None:
+        assert self._bell is not None
+        try:
+            os.read(self._bell[0], 65536)
+        except BlockingIOError:
+            return
+        while not self._answers.empty():
+            self._give(*self._answers.get())
+
+    def _give(self, number: int, callback: Callable[..., Any], answer: Any) -> None:
+        del self._jobs[number]
+        try:
+            callback(answer)
+        except Exception:
+            log.exception("answer_failed")  # the step is settled; Celery's account of its message is all that is lost
+
+    def _get_info(self) -> dict[str, Any]:
+        return {
+            "implementation": f"{type(self).__module__}:{type(self).__name__}",
+            "max-concurrency": self.limit,
+            "running": len(self._jobs),
+        }
+
+
+def _begun(work: Work, body: Any) -> Coroutine[Any, Any, None]:
+    args, kwargs, _ = json.loads(bytes(body) if isinstance(body, memoryview) else body)
+    return work(*args, **kwargs)
+
+
+def _failure(error: BaseException) -> ExceptionInfo:
+    try:
+        raise StepError(type(error).__name__)
+    except StepError:
+        return ExceptionInfo()

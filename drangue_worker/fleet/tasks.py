@@ -15,7 +15,7 @@ from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE
 from drangue_worker.engine.coordinate import Next, move_on
 from drangue_worker.engine.perform import perform
 from drangue_worker.fleet.aio import loop_thread
-from drangue_worker.fleet.pool import current_job
+from drangue_worker.fleet.pool import StepError
 from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.tools.invoke import outliving
@@ -34,43 +34,38 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-class StepError(Exception):
-    """A task failed outside its step; the worker's log holds the reason."""
-
-
 def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
-    """Register the tasks on an app, by their wire names."""
+    """Register the tasks on an app, by their wire names. `work` is what a pool with an event loop begins; a task's own
+    function is for a pool of processes."""
 
     async def do_coordinate(run_id: str) -> None:
         runtime = fleet.runtime()
         try:
-            await runtime.together(move_on, Next(run_id))
+            if _is_id(run_id):
+                await runtime.together(move_on, Next(run_id))
         except UnknownRunError:
             log.warning("unknown_run", run_id=run_id)
 
     async def do_step(run_id: str, step: int) -> None:
-        await perform(fleet.runtime(), run_id, step)
+        if _is_id(run_id) and _is_step(step):
+            await perform(fleet.runtime(), run_id, step)
 
-    @app.task(**OPTIONS, name=COORDINATE)
+    @app.task(**OPTIONS, name=COORDINATE, work=staticmethod(do_coordinate))
     def coordinate_run(run_id: str) -> None:
-        if _is_id(run_id):
-            _run(do_coordinate(run_id))
+        _run(do_coordinate(run_id))
 
-    @app.task(**OPTIONS, name=PREPARE)
+    @app.task(**OPTIONS, name=PREPARE, work=staticmethod(do_step))
     def prepare(run_id: str, step: int) -> None:
-        if _is_id(run_id) and _is_step(step):
-            _run(do_step(run_id, step))
+        _run(do_step(run_id, step))
 
-    @app.task(**OPTIONS, name=CALL_MODEL)
+    @app.task(**OPTIONS, name=CALL_MODEL, work=staticmethod(do_step))
     def call_model(run_id: str, step: int) -> None:
-        if _is_id(run_id) and _is_step(step):
-            _run(do_step(run_id, step))
+        _run(do_step(run_id, step))
 
-    @app.task(**OPTIONS, name=CALL_TOOL)
+    @app.task(**OPTIONS, name=CALL_TOOL, work=staticmethod(do_step))
     def call_tool(run_id: str, step: int) -> None:
-        if _is_id(run_id) and _is_step(step):
-            _run(do_step(run_id, step))
-        if current_job() is None and outliving():
+        _run(do_step(run_id, step))
+        if outliving():
             # Its outcome is recorded; only the end of its process ends the call itself. The pool makes another one.
             log.warning("process_retired", run_id=run_id, step=step)
             raise SystemExit("a tool did not end when its time was over, so its process does")
