@@ -50,6 +50,7 @@ class Client(Steering):
         self._sender = Sender(self.settings)
         self._doorbell = Doorbell(self.settings.redis_url)
         self._tokens = TokenStream(self.settings.redis_url)
+        self._served: frozenset[str] = frozenset()  # agents that some worker has said to serve: none is ever taken back
 
     def submit(
         self,
@@ -91,7 +92,8 @@ class Client(Steering):
         checks.moment("not_before", not_before, optional=True)
         limits = None if checks.kind("limits", limits, Limits, "a Limits", optional=True) == Limits() else limits
         log = self._log(connection)
-        _check_agent(log, run_id, agent, limits, checks.flag("allow_unknown", allow_unknown))
+        if limits is not None or agent not in self._served:
+            self._served |= _check_agent(log, run_id, agent, limits, checks.flag("allow_unknown", allow_unknown))
         asked = {
             "output_schema": schema_of(output_schema),
             "turn_id": turn_id,
@@ -221,17 +223,20 @@ class Client(Steering):
         self.log.close()
         self._doorbell.close()
         self._tokens.close()
+        self._sender.close()
 
 
-def _check_agent(log: Log, run_id: str, agent: str, limits: Limits | None, allow_unknown: bool) -> None:
-    """Asked through the log that the run is written to: on an event loop any other question would block it."""
+def _check_agent(log: Log, run_id: str, agent: str, limits: Limits | None, allow_unknown: bool) -> frozenset[str]:
+    """The agents that some worker has said to serve. Raises for one that is not among them, where there are any, and
+    for limits that it cannot have. Asked through the log that the run is written to: on an event loop any other
+    question would block it."""
     if allow_unknown and limits is None:
-        return
+        return frozenset()
     known = {row.name: row for row in log.agents()}
     if known and agent not in known and not allow_unknown:
         raise UnknownAgentError(agent, list(known))
     if limits is None or agent not in known:
-        return
+        return frozenset(known)
     try:
         limits.check(known[agent].summary["tools"])
     except ValueError as error:
@@ -239,3 +244,4 @@ def _check_agent(log: Log, run_id: str, agent: str, limits: Limits | None, allow
             log.look(run_id)  # repeating a submission is safe, whatever has been deployed since
         except UnknownRunError:
             raise error from None
+    return frozenset(known)

@@ -55,7 +55,8 @@ def _is_postgres(url: str) -> bool:
 
 def _is_redis(url: str) -> bool:
     number = urlsplit(url).path.strip("/") if _scheme(url) else "?"
-    return _scheme(url) in {"redis", "rediss"} and (number == "" or number.isdecimal())
+    small = url.startswith(("redis://", "rediss://"))  # as redis-py reads it
+    return small and (number == "" or number.isdecimal())
 
 
 def _read_flag(value: str) -> bool:
@@ -107,7 +108,12 @@ class Settings:
     call_timeout_s: float = _setting(
         _seconds, 900.0, "how long a model, a guard or a memory of yours may take to answer"
     )
-    visibility_timeout_s: float = _setting(_seconds, 3600.0, "when Redis redelivers an unacknowledged message")
+    visibility_timeout_s: float = _setting(
+        _seconds, 3600.0, "when Redis redelivers a message that it has kept a copy of"
+    )
+    broker_acks: bool = _setting(
+        _flag, False, "keep a copy of each fetched message in Redis until its step is done: eight commands more a step"
+    )
     liveness_file: str = _setting(
         _path, "", "touched every second while the worker lives and its event loop answers, for health checks"
     )

@@ -70,7 +70,7 @@ def prepare(extras: str) -> None:
 def _names(extras: str) -> set[str]:
     names = {name for name in extras.split(",") if name}
     return (
-        names | {"embedded", "examples", "flower", "mcp", "metrics", "otel"} if "dev" in names else names
+        names | {"bench", "embedded", "examples", "flower", "mcp", "metrics", "otel"} if "dev" in names else names
     )  # as pyproject.toml has it
 
 

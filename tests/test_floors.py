@@ -74,7 +74,7 @@ FLOORS = [
     "drangue_worker.embedded",
     "drangue_worker.supervisor drangue_worker.exporting",
     "drangue_worker.dev",
-    "drangue_worker.demo drangue_worker.chaos",
+    "drangue_worker.demo drangue_worker.chaos drangue_worker.bench",
     "drangue_worker.cli",
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names.split()}

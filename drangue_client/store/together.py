@@ -80,14 +80,16 @@ from runs r where r.run_id = any(%(runs)s::text[])
 
 # Checks come before writes: of a run whose log has moved on, or of whose claims one is lost, nothing is written.
 SETTLE = f"""
-with asked as materialized (
+with waiting as materialized (select set_config('synchronous_commit', 'off', true) where %(hasty)s),
+asked as materialized (
     select * from json_to_recordset(%(moves)s) as a(run_id text, head int, new_head int, state json, status text,
         due_at timestamptz, deadline_at timestamptz, unknown int, asked int, terms json, ending text, error text,
         steps int[], tokens text[], facts json, opens json)
 ),
 locked as materialized (
     select r.run_id, r.head_seq, r.priority, coalesce((r.state ->> 'v')::int, 0) > {STATE_VERSION} as newer
-    from runs r where r.run_id = any(%(runs)s::text[]) order by r.run_id for no key update
+    from runs r cross join (select count(*) from waiting) w where r.run_id = any(%(runs)s::text[])
+    order by r.run_id for no key update of r
 ),
 held as materialized (
     select s.run_id, s.step from asked a join locked l on l.run_id = a.run_id and l.head_seq = a.head
@@ -203,7 +205,9 @@ def look_together(db: Database, run_ids: Sequence[str]) -> dict[str, Look]:
 def settle_together(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict[str, list[Moved]]:
     """Write the moves of each run, which follow one on the other, all or none; the answers by run. A run that is
     missing was refused: nothing of it was written, and it is to be asked for plainly."""
-    rows = db.alone(SETTLE, {"moves": json.dumps(list(map(_bundle, bundles.values()))), "runs": list(bundles)})
+    hasty = all(move.hasty for moves in bundles.values() for move in moves)
+    moves = json.dumps(list(map(_bundle, bundles.values())))
+    rows = db.alone(SETTLE, {"moves": moves, "runs": list(bundles), "hasty": hasty})
     answers: dict[str, list[Moved]] = {}
     for run_id, opened in map(tuple, rows):
         left = {step: StepRef(run_id, step, *rest) for step, *rest in opened or ()}

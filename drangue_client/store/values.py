@@ -147,7 +147,8 @@ class Move:
 
     `claim` is the claim being settled (None where no step is); `park` keeps its row, unclaimed, for a run that
     failed. `reopen` puts parked rows back with fresh counters, `clear` deletes the steps that nobody works on.
-    `wake_in_s` is None where the run needs nobody but its steps.
+    `wake_in_s` is None where the run needs nobody but its steps. `hasty` says that nothing is lost with a database
+    server that dies before this is on its disk: who decides again decides the same.
     """
 
     run_id: str
@@ -160,6 +161,7 @@ class Move:
     reopen: bool = False
     clear: bool = False
     wake_in_s: float | None = None
+    hasty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What Celery is told about Redis. The only module of the client that loads Celery; imported when a message is sent.
+"""What Celery is told about Redis. The only module of the client that loads Celery; imported when workers are asked.
 
 Celery and kombu put other objects into `sys.modules` while they are imported: of two threads that import them first at
 once, one gets a module without `Celery`. They are therefore loaded here, where Python lets one thread in at a time.
@@ -7,6 +7,7 @@ once, one gets a module without `Celery`. They are therefore loaded here, where 
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
@@ -15,7 +16,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from drangue_client.settings import Settings
-from drangue_client.wire.queue import COORDINATE_QUEUE, PRIORITY_STEPS
+from drangue_client.wire.envelope import PRIORITY_STEPS
+from drangue_client.wire.queue import COORDINATE_QUEUE
 
 BROKER_ERRORS = (OperationalError, RedisError, OSError)
 
@@ -32,6 +34,8 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # Claims say what is under way, and a sweep sends again what a worker took with it when it died.
+            "ack_emulation": settings.broker_acks,
             "visibility_timeout": int(settings.visibility_timeout_s),
             "priority_steps": list(PRIORITY_STEPS),
         },
@@ -46,9 +50,6 @@ def broker_settings(settings: Settings) -> dict[str, Any]:
         "result_backend": None,
         "task_default_queue": COORDINATE_QUEUE,
         "task_create_missing_queues": False,
-        # Publishing fails fast: the commit came first, and a sweep sends what did not leave.
-        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
-        "task_send_sent_event": settings.task_events,
     }
 
 
@@ -58,7 +59,7 @@ def queue_named(name: str) -> Queue:
 
 
 def sending_app(settings: Settings) -> Celery:
-    """An app that sends and has no tasks of its own; it leaves the application's current app alone."""
+    """An app that asks workers and has no tasks of its own; it leaves the application's current app alone."""
     app = Celery("drangue-client", set_as_current=False)
-    app.conf.update(broker_settings(settings))
+    app.conf.update(broker_settings(replace(settings, broker_acks=False)))  # of answers no copy is kept
     return app

@@ -1,22 +1,30 @@
 """The queue: task and queue names, and sending by name.
 
 A message carries ids and nothing else, so it may be lost, doubled, late or read by anyone who can read Redis. Names are
-wire format: they change only with a new name beside the old one. Celery is loaded when the first message is sent.
+wire format: they change only with a new name beside the old one. Sending is one command to Redis, whatever goes out
+together; Celery is loaded only to ask workers.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from redis.exceptions import NoPermissionError
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, RedisError
+from redis.retry import Retry
 
 from drangue_client.errors import QueueUnavailable
 from drangue_client.settings import Settings
 from drangue_client.store.values import RunRow, StepRef
+from drangue_client.wire.envelope import list_of, lists_of, message
+from drangue_client.wire.signals import LIMITS
 
 COORDINATE = "drangue.coordinate"
 PREPARE = "drangue.prepare"
@@ -31,28 +39,29 @@ TOOL_QUEUE = "drangue.tool"
 LOOP_QUEUES = (COORDINATE_QUEUE, MODEL_QUEUE, ASYNC_TOOL_QUEUE)
 QUEUES = (*LOOP_QUEUES, TOOL_QUEUE)
 
+UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu's copies of messages that were fetched, by tag and by time
 URGENT = 0  # Redis serves priority 0 before all others: recovered steps go to the head of their queue
-PRIORITY_STEPS = (0, 3, 6, 9)
 HANDOFF_S = 2.0  # how long a message may take to arrive before a sweep sends the run another one
 
 
+# A connection lost while it was idle, to a Redis that was restarted, is made again at once. Where Redis is slow,
+# nothing is tried twice: the commit came first, and a sweep sends what did not leave.
+AGAIN = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+
+
 class Sender:
-    """Sends hints. Safe from any thread, and after a fork. Raises QueueUnavailable when Redis is out of reach."""
+    """Sends hints, over connections of its own. Safe from any thread, and after a fork. Raises QueueUnavailable when
+    Redis is out of reach; what did not leave by then may have left in part. `app` is what asks workers."""
 
     def __init__(self, settings: Settings, app: Any = None) -> None:
         self._settings = settings
         self._app = app
+        self._clients: dict[int, redis.Redis] = {}
 
     def coordinate(self, runs: Iterable[RunRow]) -> None:
         """Ask for a coordinator for each run."""
         self._send(
-            (
-                COORDINATE,
-                (row.run_id,),
-                f"{row.run_id}:c:{uuid.uuid4().hex[:8]}",
-                COORDINATE_QUEUE,
-                row.priority,
-            )
+            (COORDINATE, (row.run_id,), f"{row.run_id}:c:{uuid.uuid4().hex[:8]}", COORDINATE_QUEUE, row.priority)
             for row in runs
         )
 
@@ -67,35 +76,31 @@ class Sender:
                 URGENT if ref.urgent else ref.priority,
             )
             for ref in refs
+            if ref.queue is not None
         )
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each queue, over all its priorities."""
-        from drangue_client.wire.broker import BROKER_ERRORS
-
-        try:
-            with self.app.connection_for_write() as connection:
-                channel = connection.default_channel
-                return {queue: int(channel._size(queue)) for queue in queues}
-        except BROKER_ERRORS as error:
-            raise QueueUnavailable(unreachable(error)) from error
+        with _reaching(), self._redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                for name in lists_of(queue):
+                    pipe.llen(name)
+            lengths = iter(pipe.execute())
+        return {queue: sum(next(lengths) for _ in lists_of(queue)) for queue in queues}
 
     def on_the_way(self, queue: str, depth: int, fetched_s: float) -> set[tuple[str, int]]:
         """The steps that the next `depth` messages of each priority of a queue are for, and those of messages that some
-        worker fetched within `fetched_s` seconds and has not acknowledged."""
-        from drangue_client.wire.broker import BROKER_ERRORS
-
-        try:
-            with self.app.connection_for_write() as connection:
-                channel = connection.default_channel
-                with channel.conn_or_acquire() as client:
-                    lists = [channel._q_for_pri(queue, priority) for priority in PRIORITY_STEPS]
-                    messages = [message for name in lists for message in client.lrange(name, -depth, -1)]
-                    tags = client.zrangebyscore(channel.unacked_index_key, time.time() - fetched_s, "+inf")
-                    messages += client.hmget(channel.unacked_key, tags) if tags else []
-        except BROKER_ERRORS as error:
-            raise QueueUnavailable(unreachable(error)) from error
-        return {step for message in messages if message and (step := _step_of(message))}
+        worker fetched within `fetched_s` seconds and has not acknowledged, where workers keep such messages in Redis
+        (`broker_acks`)."""
+        with _reaching(), self._redis.pipeline(transaction=False) as pipe:
+            for name in lists_of(queue):
+                pipe.lrange(name, -depth, -1)
+            pipe.zrangebyscore(UNACKED_INDEX, time.time() - fetched_s, "+inf")
+            *lists, tags = pipe.execute()
+            messages = [found for one in lists for found in one]
+            if tags:
+                messages += self._redis.hmget(UNACKED, tags)
+        return {step for found in messages if found and (step := _step_of(found))}
 
     def workers(self, timeout_s: float) -> list[dict[str, Any]]:
         """The worker processes that answer within so many seconds: {name, pool, concurrency, queues, tasks}.
@@ -129,25 +134,44 @@ class Sender:
             self._app = sending_app(self._settings)  # of two made at once, neither connected yet, one is kept
         return self._app
 
-    def _send(self, messages: Iterable[tuple[str, tuple[Any, ...], str, str | None, int]]) -> None:
-        from drangue_client.wire.broker import BROKER_ERRORS, queue_named
+    def close(self) -> None:
+        """Close this process's connections; sending again makes new ones."""
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
 
-        messages = list(messages)
-        if not messages:
+    @property
+    def _redis(self) -> redis.Redis:
+        """This process's client. No lock: one that is held while a pool forks stays locked in the child."""
+        found = self._clients.get(os.getpid())
+        return found or self._clients.setdefault(
+            os.getpid(),
+            redis.Redis.from_url(self._settings.require_redis(), retry=AGAIN, socket_keepalive=True, **LIMITS),
+        )
+
+    def _send(self, messages: Iterable[tuple[str, tuple[str | int, ...], str, str, int]]) -> None:
+        lists: dict[str, list[str]] = {}
+        for task, args, task_id, queue, priority in messages:
+            lists.setdefault(list_of(queue, priority), []).append(message(task, args, task_id, queue, priority))
+        if not lists:
             return
-        try:
-            with self.app.producer_or_acquire() as producer:
-                for name, args, task_id, queue, priority in messages:
-                    self.app.send_task(
-                        name,
-                        args,
-                        task_id=task_id,
-                        queue=queue_named(queue or ""),
-                        priority=priority,
-                        producer=producer,
-                    )
-        except BROKER_ERRORS as error:
-            raise QueueUnavailable(unreachable(error)) from error
+        with _reaching():
+            if len(lists) == 1:
+                ((name, values),) = lists.items()
+                self._redis.lpush(name, *values)
+                return
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name, values in lists.items():
+                    pipe.lpush(name, *values)
+                pipe.execute()
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(unreachable(error)) from error
 
 
 def _step_of(message: bytes) -> tuple[str, int] | None:

@@ -129,6 +129,7 @@ def _decide(runtime: Runtime, one: Next, chain: _Chain | None) -> tuple[Look, Pl
         park=one.park,
         reopen=any(fact.type == "run_resumed" for fact in decided.facts),
         clear=decided.run.cut_short,
+        hasty=one.claim is None and [fact.type for fact in decided.facts] == ["run_started"],
     )
     places = range(look.row.head_seq + 1, look.row.head_seq + 1 + len(decided.facts))
     chain.events += [fact.at(place) for place, fact in zip(places, decided.facts, strict=True)]

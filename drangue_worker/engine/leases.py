@@ -89,7 +89,7 @@ class Leases:
     async def _renew(self, held: dict[str, Lease]) -> None:
         kept = await self._database(self._log.renew, [lease.ask for lease in held.values()], self._settings.lease_s)
         for token, lease in held.items():
-            if token not in kept and token in self._held:
+            if token not in kept and token in self._held and not lease.task.done():  # else it is being recorded
                 log.warning("claim_lost", run_id=lease.ask.run_id, step=lease.ask.step)
                 lease.lost = True
                 lease.task.cancel()
@@ -98,7 +98,7 @@ class Leases:
         halted = await self._database(self._log.halted, [lease.ask for lease in held.values()])
         for token in halted & self._held.keys():
             lease = held[token]
-            if not lease.halted and lease.may_stop():
+            if not lease.halted and not lease.task.done() and lease.may_stop():
                 log.info("step_halted", run_id=lease.ask.run_id, step=lease.ask.step)
                 lease.halted = True
                 lease.task.cancel()

@@ -14,7 +14,8 @@ from drangue_client import checks
 from drangue_client.errors import SettingsError
 from drangue_client.settings import Settings
 from drangue_client.stackfile import find_settings
-from drangue_client.wire.queue import COORDINATE, PRIORITY_STEPS
+from drangue_client.wire.envelope import PRIORITY_STEPS
+from drangue_client.wire.queue import COORDINATE
 from drangue_worker.registry import Registry
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def install(app: Celery, agents: Iterable[Any] | None = None, *, settings: Setti
     equip(app, fleet)  # which may refuse, so before anything is changed
     transport.use_it(fleet.queues)
     ours = broker_settings(settings)["broker_transport_options"]
+    del ours["ack_emulation"]  # the app's own tasks have no claims
     app.conf.broker_transport_options = {**ours, **app.conf.broker_transport_options}
     for name in sorted(fleet.queues):
         app.amqp.queues[name] = queue_named(name)  # known by name, and consumed where `-Q` says so

@@ -276,7 +276,7 @@ class TestNothingIsToldToThoseWhoOnlyWatch:
     def test_events_hold_ids(self, scene: Scene) -> None:
         """Everyone who may look at the queue sees task events, and some monitors keep them."""
         kinds = {event["type"] for event in scene.events}
-        assert {"task-sent", "task-received", "task-started", "task-succeeded"} <= kinds
+        assert {"task-received", "task-started", "task-succeeded"} <= kinds
         assert [event for event in scene.events if SECRET in json.dumps(event)] == []
 
     def test_events_read_as_run_and_step(self, scene: Scene) -> None:

@@ -257,10 +257,10 @@ def commits() -> Iterator[list[str]]:
     is one by itself says so in its text; that the disk was not waited for is counted in `test_counts`."""
     seen: list[str] = []
 
-    def note_alone(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    def note_alone(connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         alone = getattr(connection.connection.driver_connection, "autocommit", False)
         if alone and not statement.lstrip().startswith("select"):  # which writes nothing
-            seen.append("off" if HASTY in statement else "on")
+            seen.append("off" if HASTY in statement and values.get("hasty", True) else "on")
 
     def note(connection: Connection) -> None:
         with connection.connection.cursor() as cursor:

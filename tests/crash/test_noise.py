@@ -21,7 +21,8 @@ import redis
 
 from drangue_client import Settings
 from drangue_client.store.log import SqlLog
-from drangue_client.wire.queue import PRIORITY_STEPS, TOOL_QUEUE, Sender
+from drangue_client.wire.envelope import lists_of
+from drangue_client.wire.queue import TOOL_QUEUE, Sender
 from drangue_worker.engine.sweep import Sweeper, Swept
 from tests.contract.log_scenes import ask, at_once, fan_out
 from tests.kit.fleet import Fleet, calls_then_answer, wait_until
@@ -41,7 +42,7 @@ CLAIM = """
 update steps set claim = 'x', worker = 'x', lease_until = now() + interval '1 hour', sends = 0
 where run_id = %s and step = %s and claim is null
 """
-LISTS = [f"{TOOL_QUEUE}\x06\x16{step}" if step else TOOL_QUEUE for step in PRIORITY_STEPS]
+LISTS = lists_of(TOOL_QUEUE)
 
 
 class Backlog:

@@ -18,16 +18,18 @@ from typing import Any
 import pytest
 import redis
 
-from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE, PRIORITY_STEPS, QUEUES
+from drangue_client.wire.envelope import lists_of
+from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE, QUEUES
 from drangue_worker.supervisor import Child
 from tests.kit.fleet import Fleet, calls_then_answer, wait_until
 
 Make = Callable[..., Fleet]
 
 MANY = 300
-KEYS = [f"{queue}\x06\x16{step}" if step else queue for queue in QUEUES for step in PRIORITY_STEPS]
+KEYS = [name for queue in QUEUES for name in lists_of(queue)]
 TASKS = (COORDINATE, PREPARE, CALL_MODEL, CALL_TOOL)
 DEEP = 200
+LOST = "Connection to broker lost"  # what a worker had fetched is lost with it
 
 
 class Explodes:
@@ -212,3 +214,4 @@ def test_no_message_takes_a_worker_down(make_fleet: Make, redis_url: str, kind: 
     assert (result.status, len(fleet.effects())) == ("completed", 2)
     assert [worker.name for worker in workers if worker.process.poll() is not None] == []
     assert [pool_of(fleet, worker) for worker in workers] == before
+    assert [worker.name for worker in workers if LOST in fleet.log_of(worker.name)] == []
