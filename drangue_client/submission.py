@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ class Submission:
 
 
 def check_run_id(run_id: str | None) -> str:
-    """The id to use: `run_id`, or a fresh one of 32 hex digits. TypeError or ValueError for what cannot name a run."""
+    """The id to use: `run_id`, or a fresh one of 32 hex digits, of which the first twelve are the milliseconds since
+    1970: what is new lies together in every index. TypeError or ValueError for what cannot name a run."""
     if run_id is None:
-        return uuid.uuid4().hex
+        return f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:20]}"
     return checks.printable("run_id", run_id, "Choose another, or leave it out.")
 
 

@@ -119,8 +119,6 @@ class Sweeping:
                 return []
             found = _oldest(c, names, patience_s, limit)
             counts: dict[Any, int] = {row[0]: row[1] for row in c.execute(_unclaimed(names))}
-            for row in c.execute(_later(names)):
-                counts[row[0]] -= row[1]
             by_queue: dict[str, list[StepRef]] = {}
             for ref in found:
                 assert ref.queue is not None
@@ -168,27 +166,31 @@ def _of_fleet(*which: Any) -> Select[Any]:
     )
 
 
+def _waiting() -> tuple[ColumnElement[bool], ...]:
+    """What is sent and not claimed, in the words of its index."""
+    return steps.c.claim.is_(None), steps.c.sent_at >= steps.c.available_at
+
+
 def _queues_in_doubt(patience_s: float) -> Select[Any]:
     """The queues where something has waited for long: two looks into the index for each, however much waits there."""
-    least = select(func.min(steps.c.queue).label("queue")).where(steps.c.claim.is_(None))
+    least = select(func.min(steps.c.queue).label("queue")).where(*_waiting())
     queues = least.cte("queues", recursive=True)
     next_one = least.where(steps.c.queue > queues.c.queue).scalar_subquery()
     queues = queues.union_all(select(next_one).where(queues.c.queue.is_not(None)))
-    oldest = select(func.min(steps.c.sent_at)).where(steps.c.queue == queues.c.queue, steps.c.claim.is_(None))
+    oldest = select(func.min(steps.c.sent_at)).where(steps.c.queue == queues.c.queue, *_waiting())
     return select(queues.c.queue).where(oldest.scalar_subquery() < now(-patience_s))
 
 
 def _in_doubt(patience_s: float, queue: str, limit: int) -> Select[Any]:
     """The steps of a queue that have waited for long, the longest first, with the status of their runs.
 
-    All conditions that the index does not know come after its first rows are taken, more of them than are asked for:
-    else a planner that cannot tell how many will do reads the whole backlog, and sorts it.
+    What the index does not know is asked of its first rows only, of more than are wanted: a planner that cannot tell
+    how many will do reads the whole backlog, and sorts it.
     """
-    waiting = steps.c.queue == queue, steps.c.claim.is_(None), steps.c.sent_at < now(-patience_s)
-    first = select(steps).where(*waiting).order_by(steps.c.sent_at).limit(limit << DOUBLINGS).subquery()
-    sent = first.c.available_at <= now(), first.c.sent_at >= first.c.available_at, _doubted(patience_s, first)
+    long = steps.c.queue == queue, *_waiting(), steps.c.sent_at < now(-patience_s)
+    first = select(steps).where(*long).order_by(steps.c.sent_at).limit(limit << DOUBLINGS).subquery()
     rows = select(first, runs.c.status).join(runs, runs.c.run_id == first.c.run_id)
-    return rows.where(*sent, runs.c.status.not_in(OVER)).order_by(first.c.sent_at).limit(limit)
+    return rows.where(_doubted(patience_s, first), runs.c.status.not_in(OVER)).order_by(first.c.sent_at).limit(limit)
 
 
 def _oldest(c: Connection, queues: Sequence[str], patience_s: float, limit: int) -> list[StepRef]:
@@ -208,15 +210,9 @@ def _oldest(c: Connection, queues: Sequence[str], patience_s: float, limit: int)
 
 
 def _unclaimed(queues: Sequence[str]) -> Select[Any]:
-    """How many steps nobody holds, by queue, as an index alone tells it."""
-    waiting = steps.c.claim.is_(None), steps.c.queue.in_(queues), steps.c.sent_at <= now()
-    return select(steps.c.queue, func.count()).where(*waiting).group_by(steps.c.queue)
-
-
-def _later(queues: Sequence[str]) -> Select[Any]:
-    """How many of these are not to be claimed yet."""
-    later = steps.c.sent_at < steps.c.available_at, steps.c.available_at > now()
-    return _unclaimed(queues).where(*later)
+    """How many steps were sent that nobody holds, by queue: as an index tells it, without a look at their runs."""
+    sent = *_waiting(), steps.c.queue.in_(queues), steps.c.sent_at <= now()
+    return select(steps.c.queue, func.count()).where(*sent).group_by(steps.c.queue)
 
 
 def _mark(c: Connection, keys: Sequence[tuple[str, int]], *more: ColumnElement[bool], **values: Any) -> int:

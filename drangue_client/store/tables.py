@@ -194,8 +194,10 @@ steps = Table(
     Column("on_cancel", String(12)),
     # Whose backoff is over: nothing else is sent before it may be claimed. A claim does not touch it.
     Index("ix_steps_due", "available_at", postgresql_where=text("sent_at < available_at")).ddl_if(dialect="postgresql"),
-    # What waits in a queue, the longest first.
-    Index("ix_steps_waiting", "queue", "sent_at", postgresql_where=text("claim is null")).ddl_if(dialect="postgresql"),
+    # What is sent and waits in a queue, the longest first.
+    Index(
+        "ix_steps_waiting", "queue", "sent_at", postgresql_where=text("claim is null and sent_at >= available_at")
+    ).ddl_if(dialect="postgresql"),
     # What is or was at a worker: a sweep must not read a backlog to find the few steps that somebody holds.
     Index("ix_steps_attempted", "worker", "sent_at", postgresql_where=text("attempt > 0")).ddl_if(dialect="postgresql"),
     # Room for each row's claimed version beside it. Every row is soon deleted, so the table is vacuumed by number; it

@@ -21,7 +21,13 @@ from drangue_worker.embedded.process import Server
 from drangue_worker.embedded.programs import find_postgres, within_reach
 from drangue_worker.embedded.root import choose_account, home_of, make_open, reachable
 
-SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=64MB", "max_connections=200")
+SETTINGS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "shared_buffers=64MB",
+    "max_connections=200",
+    "autovacuum_naptime=5s",  # steps are written twice and deleted, thousands of times a second
+)
 USER = "drangue"
 DATABASE = "drangue"
 

@@ -22,6 +22,7 @@ from tests.contract.log_scenes import (
     finished,
     open_rows,
     result,
+    resumed,
     set_step,
     sql,
     start,
@@ -283,6 +284,32 @@ class TestQueues:
         elapse(log, PATIENCE_S + 1)
         states = {state.queue: steps_of(state.doubtful) for state in log.queues(PATIENCE_S, limit=3)}
         assert states == {TOOL_QUEUE: [("busy", 2), ("busy", 3), ("busy", 4)], MODEL_QUEUE: [("lost", 1)]}
+
+    def test_what_is_not_to_be_sent_yet_hides_nothing(self, log: SqlLog) -> None:
+        """A provider is down for an hour: what waits for it is older than the step whose message was lost."""
+        fan_out(log, "later", tools=9)
+        log.release([Release(held.ask, delay_s=3600) for held in claim_all(log, *range(2, 11), run_id="later")])
+        elapse(log, 1)
+        fan_out(log, "lost", tools=1)
+        elapse(log, PATIENCE_S + 1)
+        (state,) = log.queues(PATIENCE_S, limit=1)
+        assert (steps_of(state.doubtful), state.unclaimed) == ([("lost", 2)], 1)
+
+    def test_what_failed_runs_keep_hides_nothing_and_is_found_when_they_go_on(self, log: SqlLog) -> None:
+        """They may be many, each with all the calls that its model had asked for, and wait for months."""
+        for run_id in ("a", "b", "c"):
+            fan_out(log, run_id, tools=4)
+            write(log, run_id, failed(2), claim=claim(log, run_id, 2).ask, park=True)
+        elapse(log, 1)
+        fan_out(log, "lost", tools=1)
+        elapse(log, PATIENCE_S + 1)
+        (state,) = log.queues(PATIENCE_S, limit=1)
+        assert (steps_of(state.doubtful), state.unclaimed) == ([("lost", 2)], 1)
+        write(log, "b", resumed(), reopen=True)
+        elapse(log, PATIENCE_S + 1)
+        (state,) = log.queues(PATIENCE_S)
+        assert steps_of(state.doubtful) == [("lost", 2), ("b", 2), ("b", 3), ("b", 4), ("b", 5)]
+        assert {held.ask.step for held in claim_all(log, *range(2, 6), run_id="b")} == {2, 3, 4, 5}
 
     def test_the_longest_unheard_of_come_first(self, log: SqlLog) -> None:
         """The oldest is the likeliest to be lost."""
