@@ -32,7 +32,7 @@ def fold(events: Iterable[Event], onto: Run | None = None) -> Run:
 
 def apply(run: Run, event: Event) -> Run:
     """The run after one more event. A type that changes no control state moves `seq` alone."""
-    run = _counted(replace(run, seq=event.seq), event)
+    run = _counted(run, event)
     payload = event.payload
     match event.type:
         case "run_started":
@@ -122,10 +122,10 @@ def apply(run: Run, event: Event) -> Run:
 
 
 def _counted(run: Run, event: Event) -> Run:
-    """The run with what this event used, and with what it adds to the next prompt."""
+    """The run with this event's place, what it used, and what it adds to the next prompt."""
     budget = run.terms.budget if run.terms else None
     total = counted(run.spent, event, budget.prices if budget else None)
-    return _grown(replace(run, spent=total), event)
+    return _grown(replace(run, seq=event.seq, spent=total), event)
 
 
 def _grown(run: Run, event: Event) -> Run:

@@ -163,13 +163,7 @@ class Agent(Steering):
         Raises what failed the run, InFlightError for another input before the turn has ended, LeaseHeldError while
         another process works on it.
         """
-        run_id = check_run_id(run_id)
-        runtime = self._runtime(trace)
-        try:
-            await begin(runtime, self.name or "agent", run_id, input, output_schema, turn_id)
-            return await go_on(runtime, run_id)
-        finally:
-            runtime.close()
+        return await self._run(input, check_run_id(run_id), self._runtime(trace), output_schema, turn_id)
 
     def run_sync(
         self,
@@ -181,9 +175,7 @@ class Agent(Steering):
         turn_id: str | None = None,
     ) -> Result:
         """`run`, for code without an event loop. RuntimeError where one is running."""
-        return _blocking(
-            self._run_and_close(input, run_id=run_id, trace=trace, output_schema=output_schema, turn_id=turn_id)
-        )
+        return _blocking(self._run_and_close(input, run_id, trace, output_schema, turn_id))
 
     async def stream(
         self,
@@ -243,13 +235,14 @@ class Agent(Steering):
         if self.memory is not None:
             await self.memory.remember(item)
 
-    def _runtime(self, trace: bool) -> Runtime:
+    def _runtime(self, trace: bool, *, direct: bool = False) -> Runtime:
         return Runtime(
             log=self.store,
             registry=OneAgent([self.blueprint]),
             settings=Settings(),
             worker=f"inline@{socket.gethostname()}/{os.getpid()}",
             tracer=ConsoleTracer() if checks.flag("trace", trace) else self.tracer,
+            direct=direct,
         )
 
     async def aclose(self) -> None:
@@ -267,9 +260,21 @@ class Agent(Steering):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _run_and_close(self, input: str | None, **options: Any) -> Result:
+    async def _run(
+        self, input: str | None, run_id: str, runtime: Runtime, output_schema: Any, turn_id: str | None
+    ) -> Result:
+        try:
+            await begin(runtime, self.name or "agent", run_id, input, output_schema, turn_id)
+            return await go_on(runtime, run_id)
+        finally:
+            runtime.close()
+
+    async def _run_and_close(
+        self, input: str | None, run_id: str | None, trace: bool, output_schema: Any, turn_id: str | None
+    ) -> Result:
         async with self:
-            return await self.run(input, **options)
+            runtime = self._runtime(trace, direct=getattr(self.store, "at_hand", False))
+            return await self._run(input, check_run_id(run_id), runtime, output_schema, turn_id)
 
 
 def _blocking(work: Coroutine[Any, Any, Result]) -> Result:

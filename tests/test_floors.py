@@ -35,6 +35,7 @@ FLOORS = [
     "drangue_client.store.claiming drangue_client.store.settling drangue_client.store.sweeping"
     " drangue_client.store.holding drangue_client.store.listing drangue_client.store.checking"
     " drangue_client.store.forgetting drangue_client.store.counting drangue_client.store.together",
+    "drangue_client.store.onefile",
     "drangue_client.store.log drangue_client.store.migrate",
     "drangue_client.store.riding",
     "drangue_client.store",

@@ -59,17 +59,22 @@ class Conversations:
         self._keep(run_id, Known(log, created_at, beginning.size + size))
         return log
 
+    def forget(self, run_id: str) -> None:
+        """Hold nothing of a run: it has stopped, and may go on anywhere or never."""
+        with self._turn:
+            self._drop(run_id)
+
     def _keep(self, run_id: str, known: Known) -> None:
         with self._turn:
-            self._forget(run_id)
+            self._drop(run_id)
             if known.size > self._most_bytes:
                 return
             self._known[run_id] = known
             self._bytes += known.size
             while self._bytes > self._most_bytes:
-                self._forget(next(iter(self._known)))
+                self._drop(next(iter(self._known)))
 
-    def _forget(self, run_id: str) -> None:
+    def _drop(self, run_id: str) -> None:
         before = self._known.pop(run_id, None)
         if before is not None:
             self._bytes -= before.size

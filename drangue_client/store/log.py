@@ -1,5 +1,5 @@
 """`SqlLog`: the Log on Postgres and SQLite, one plain statement after the other; what there is most of, claims and
-settlements, goes together on Postgres (`together`).
+settlements, goes together on Postgres (`together`) and by prepared strings on SQLite (`onefile`).
 
 Locks are taken in the order run, then step, and a claim skips a step that somebody else holds: no two calls can wait
 for each other. Every check of a move comes before its first write, so a refused one leaves nothing behind.
@@ -8,6 +8,7 @@ for each other. Every check of a move comes before its first write, so a refused
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ from sqlalchemy.schema import CreateColumn
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError
 from drangue_client.events import Event, Fact, normalise
-from drangue_client.run import ENDED
+from drangue_client.run import ENDED, MOVING
 from drangue_client.store.checking import Checking
 from drangue_client.store.claiming import claim_step
 from drangue_client.store.conversations import Conversations
@@ -41,6 +42,7 @@ from drangue_client.store.database import Database
 from drangue_client.store.forgetting import Forgetting
 from drangue_client.store.holding import Holding, of_worker
 from drangue_client.store.listing import Listing
+from drangue_client.store.onefile import claim_here, events_here, look_here, open_steps_here, settle_here, submit_here
 from drangue_client.store.reading import (
     begun,
     events_of,
@@ -55,7 +57,14 @@ from drangue_client.store.reading import (
 from drangue_client.store.settling import append_facts, settle_move
 from drangue_client.store.sweeping import Sweeping
 from drangue_client.store.tables import agents, metadata, now, runs, steps
-from drangue_client.store.together import MOST, claim_together, is_chain, look_together, settle_together
+from drangue_client.store.together import (
+    MOST,
+    claim_together,
+    is_chain,
+    look_together,
+    settle_together,
+    submit_together,
+)
 from drangue_client.store.values import (
     REAPED,
     AgentRow,
@@ -84,10 +93,20 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     def __init__(self, url: str | URL, pool_size: int = 5, *, plain: bool = False) -> None:
         """With `plain` everything is done the plain way, by which the other one is measured."""
         self.db = Database(url, pool_size)
-        self._plain = plain or not self.db.postgres
+        self._plain = plain
         self._conversations: dict[int, Conversations] = {}
         if not self.db.postgres:
             self.db.run(_make_tables)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether its calls are over at once, in a fraction of a millisecond and a wait for the disk, unless another
+        process holds the file."""
+        return not self.db.postgres
+
+    @property
+    def _onefile(self) -> bool:
+        return not (self._plain or self.db.postgres)
 
     async def load(self, run_id: str) -> list[Event]:
         """The whole log of a run, oldest first; empty for an unknown one."""
@@ -99,21 +118,21 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     # Runs and their logs
 
     def submit(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
-        return self.db.run(lambda c: _by_run(new, lambda its: [_submit(c, run) for run in its]))
+        if self._plain or not new:
+            return self.db.run(lambda c: _by_run(new, lambda its: [_submit(c, run) for run in its]))
+        return (submit_here if self._onefile else submit_together)(self.db, new)
 
     def look(self, run_id: str) -> Look:
-        if not self._plain:
-            try:
-                return look_together(self.db, [run_id])[run_id]
-            except KeyError:
-                raise UnknownRunError(run_id) from None
-
-        return self.db.run(lambda c: _look(c, run_id))
+        if self._plain:
+            return self.db.run(lambda c: _look(c, run_id))
+        try:
+            return self.looks([run_id])[run_id]
+        except KeyError:
+            raise UnknownRunError(run_id) from None
 
     def looks(self, run_ids: Sequence[str]) -> dict[str, Look]:
         if not self._plain:
-            return look_together(self.db, run_ids)
-
+            return (look_here if self._onefile else look_together)(self.db, run_ids)
         found = {}
         for run_id in run_ids:
             with suppress(UnknownRunError):
@@ -121,6 +140,8 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         return found
 
     def events(self, run_id: str, after: int = -1) -> list[Event]:
+        if self._onefile:
+            return events_here(self.db, run_id, after)
         return self.db.run(lambda c: events_of(c, run_id, after))
 
     # Steps
@@ -128,6 +149,8 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
         if self._plain:
             return self.db.run(lambda c: [claim_step(c, ask, lease_s) for ask in asks], durable=False)
+        if self._onefile:
+            return claim_here(self.db, self._conversations_here(), asks, lease_s)
         answers: list[Claimed | Exception | None] = []
         for some in _some(asks):
             answers += claim_together(self.db, self._conversations_here(), some, lease_s)
@@ -213,13 +236,16 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
             answers |= self._settle_together({run_id: bundles[run_id] for run_id in some})
         for run_id in sorted(bundles.keys() - answers.keys()):
             answers[run_id] = self._settle_plainly(bundles[run_id])
+        for run_id in [run_id for run_id, its in bundles.items() if its[-1].run.status not in MOVING]:
+            self._conversations_here().forget(run_id)
         places = {run_id: iter(its) for run_id, its in answers.items()}
         return all_of([next(places[move.run_id]) for move in moves])
 
     def _settle_together(self, bundles: dict[str, list[Move]]) -> dict[str, list[Moved | Exception]]:
         try:
-            return {run_id: list(moved) for run_id, moved in settle_together(self.db, bundles).items()}
-        except (DatabaseError, ValueError):  # of one of them; which one it is shows plainly
+            settle = settle_here if self._onefile else settle_together
+            return {run_id: list(moved) for run_id, moved in settle(self.db, bundles).items()}
+        except (DatabaseError, sqlite3.Error, ValueError, OverflowError):  # of one of them; which, that shows plainly
             return {}
 
     def _settle_plainly(self, moves: Sequence[Move]) -> list[Moved | Exception]:
@@ -234,6 +260,8 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         return self._conversations.setdefault(os.getpid(), Conversations())
 
     def open_steps(self, run_id: str) -> list[tuple[StepRef, float, bool]]:
+        if self._onefile:
+            return open_steps_here(self.db, run_id)
         live = and_(steps.c.claim.is_not(None), steps.c.lease_until > now())
         query = (
             select(steps, now().label("now"), case((live, 1), else_=0).label("live"))

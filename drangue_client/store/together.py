@@ -8,17 +8,17 @@ before its time) is left to them. Runs are locked in the order of their ids, the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from drangue_client.events import FORMAT, Event, lift
+from drangue_client.events import FORMAT, Event, lift, normalise
 from drangue_client.folding import fold
 from drangue_client.run import ENDED, STATE_VERSION, Run, knows
 from drangue_client.store.conversations import Conversations, Known
 from drangue_client.store.database import HASTY, Database
-from drangue_client.store.values import LAPSED, Ask, Claimed, Look, Move, Moved, RunRow, StepRef
+from drangue_client.store.values import LAPSED, Ask, Claimed, Look, Move, Moved, NewRun, Open, RunRow, StepRef
 from drangue_client.terms import Terms
 
 MOST = 32  # of one statement: more costs as much by the piece
@@ -28,7 +28,7 @@ _RUN = """r.run_id, r.agent, r.status, r.executor, r.priority, r.labels, r.input
     extract(epoch from r.finished_at)::float8, extract(epoch from r.wake_at)::float8, r.overrides,
     extract(epoch from r.deadline_at)::float8, r.unknown, r.state, r.state_seq, r.terms::text,
     extract(epoch from now())::float8"""
-_RUN_COLUMNS, _FIELDS = 20, 16  # of which the first are a RunRow's
+_RUN_COLUMNS, RUN_FIELDS = 20, 16  # of which the first are a RunRow's
 
 _EVENT = "json_build_array(e.seq, e.type, e.payload, extract(epoch from e.ts)::float8, e.duration_ms, e.step, e.format)"
 _EVENTS = f"select json_agg({_EVENT} order by e.seq)::text from events e where e.run_id ="
@@ -76,6 +76,18 @@ from mine m join runs r on r.run_id = m.run_id
 LOOK = f"""
 select {_RUN}, ({_EVENTS} r.run_id and e.seq > case when {_KNOWN} then r.state_seq else -1 end)
 from runs r where r.run_id = any(%(runs)s::text[])
+"""
+
+SUBMIT = f"""
+insert into runs as r (run_id, agent, status, executor, priority, labels, input, overrides, head_seq, state_seq,
+    wake_at, created_at, updated_at)
+select n.run_id, n.agent, 'queued', n.executor, n.priority, n.labels, n.input, n.overrides, -1, -1,
+    greatest(n.not_before, now() + make_interval(secs => n.wake_in_s)), now(), now()
+from json_to_recordset(%(new)s) as n(run_id text, agent text, executor text, priority int, labels jsonb, input text,
+    overrides json, not_before timestamptz, wake_in_s float8)
+order by n.run_id
+on conflict do nothing
+returning {_RUN}
 """
 
 # Checks come before writes: of a run whose log has moved on, or of whose claims one is lost, nothing is written.
@@ -165,18 +177,33 @@ def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], leas
 
 
 def _claimed(db: Database, cache: Conversations, ask: Ask, beginning: Known, row: Sequence[Any]) -> Claimed:
-    _, kind, name, attempt, failures, crashes, lost, tries, outcome, category, tail = row[_RUN_COLUMNS:]
-    state, since, head, created_at = row[_FIELDS], row[_FIELDS + 1], row[7], row[9]
+    _, *step, tail = row[_RUN_COLUMNS:]
+    read = events_in(tail), len(tail or "")
+    return claimed_of(cache, ask, beginning, row, step, *read, lambda: events_in(_whole(db, ask.run_id)))
+
+
+def claimed_of(
+    cache: Conversations,
+    ask: Ask,
+    beginning: Known,
+    row: Sequence[Any],
+    claimed: Sequence[Any],
+    log: list[Event],
+    size: int,
+    whole: Callable[[], list[Event]],
+) -> Claimed:
+    """A claim from what `_RUN` selects, the `claimed` step from its kind to its category, and the events that were read
+    with it, in so many bytes; `whole` reads all of them, where these are not enough."""
+    kind, name, attempt, failures, crashes, lost, tries, outcome, category = claimed
+    state, since, head, created_at = row[RUN_FIELDS], row[RUN_FIELDS + 1], row[7], row[9]
     if not knows(state):
         since = -1
-    whole = kind != "tool" or since < 0
-    log = events_in(tail)
-    if whole:
-        told = cache.grown(ask.run_id, created_at, beginning, log, len(tail or ""), head)
-        log = told if told is not None else events_in(_whole(db, ask.run_id))
+    if kind != "tool" or since < 0:
+        told = cache.grown(ask.run_id, created_at, beginning, log, size, head)
+        log = told if told is not None else whole()
     decisions = [event for event in log if event.type == "model_decision" and (event.step or 0) < ask.step]
     if kind == "tool" and not decisions:  # of a turn before this one
-        log = events_in(_whole(db, ask.run_id))
+        log = whole()
         decisions = [event for event in log if event.type == "model_decision" and (event.step or 0) < ask.step]
     return Claimed(
         ask=ask,
@@ -194,6 +221,33 @@ def _claimed(db: Database, cache: Conversations, ask: Ask, beginning: Known, row
         decision=decisions[-1] if decisions else None,
         events=tuple(log) if kind != "tool" else (),
     )
+
+
+def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
+    """Record runs; the answers at their places: the run's row, and whether it is new."""
+    told = [
+        {
+            "run_id": run.run_id,
+            "agent": run.agent,
+            "executor": run.executor,
+            "priority": run.priority,
+            "labels": normalise(run.labels),
+            "input": normalise(run.input),
+            "overrides": normalise(run.overrides),
+            "not_before": _instant(run.not_before),
+            "wake_in_s": float(run.wake_in_s),
+        }
+        for run in {run.run_id: run for run in reversed(new)}.values()
+    ]
+    rows = {row[0]: RunRow(*row[:RUN_FIELDS]) for row in db.alone(SUBMIT, {"new": json.dumps(told)})}
+    fresh = set(rows)
+    known = sorted({run.run_id for run in new} - fresh)
+    rows |= {run_id: look.row for run_id, look in look_together(db, known).items()} if known else {}
+    answers = []
+    for run in new:
+        answers.append((rows[run.run_id], run.run_id in fresh))
+        fresh.discard(run.run_id)
+    return answers
 
 
 def look_together(db: Database, run_ids: Sequence[str]) -> dict[str, Look]:
@@ -226,12 +280,17 @@ def is_chain(moves: Sequence[Move]) -> bool:
     return chained and not any(move.park or move.reopen or move.clear or move.wake_in_s is not None for move in moves)
 
 
+def opens_of(moves: Sequence[Move]) -> list[Open]:
+    """What the moves of one run open together. A move opens what is open already, too: of these moves that is what the
+    others settle."""
+    settled = {move.claim.step for move in moves if move.claim}
+    return list({one.step: one for move in reversed(moves) for one in move.opens if one.step not in settled}.values())
+
+
 def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
     last = moves[-1]
     run, facts = last.run, [fact for move in moves for fact in move.facts]
     claims = {move.claim.step: move.claim.token for move in moves if move.claim}
-    # A move opens what is open already, too: of these moves that is what the others settle.
-    opens = {one.step: one for move in reversed(moves) for one in move.opens if one.step not in claims}
     bundle: dict[str, Any] = {
         "run_id": last.run_id,
         "head": moves[0].head,
@@ -257,7 +316,7 @@ def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
         ],
         "opens": [
             {"step": o.step, "kind": o.kind, "name": o.name, "queue": o.queue, "on_cancel": o.on_cancel}
-            for o in opens.values()
+            for o in opens_of(moves)
         ],
     }
     for move in moves:
@@ -273,9 +332,9 @@ def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
 
 def look_of(row: Sequence[Any], tail: Sequence[Event]) -> Look:
     """The run as it stands, from what `_RUN` selects and the events after its snapshot."""
-    state, state_seq, terms, now = row[_FIELDS:_RUN_COLUMNS]
+    state, state_seq, terms, now = row[RUN_FIELDS:_RUN_COLUMNS]
     run = Run.from_snapshot(state, state_seq, _terms(terms) if terms else None)
-    return Look(RunRow(*row[:_FIELDS]), fold(tail, onto=run), now)
+    return Look(RunRow(*row[:RUN_FIELDS]), fold(tail, onto=run), now)
 
 
 def events_in(told: str | None) -> list[Event]:

@@ -74,7 +74,7 @@ def bench(
     slow       1,000 runs at once whose model takes 1 s; the chain is on gevent
     w50, w200  one long run whose results have 1 KiB
     fanout     one decision that asks for 20 tools of 0.2 s
-    inline     one process with a SQLite file, beside the chain of w3
+    inline     49 steps in one process with a SQLite file, beside the chain; inline-w3 three steps
     big        a run of 100,000 events beside one of 1,000
     start      how soon a worker works, what it holds idle, with calls in flight and with runs waiting; imports
 

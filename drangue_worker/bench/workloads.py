@@ -17,7 +17,7 @@ THREADS = Chain("raw", 2)
 ONE = Chain("raw", 1)
 GREEN = Chain("green", 1, "gevent", 1100)
 PLAIN, PLAIN_TWO = Fleet(), Fleet(processes=2)
-SLOW = Fleet("slow", concurrency=1100)
+SLOW, SLOW_TWO = Fleet("slow", concurrency=1100), Fleet("slow", 2, concurrency=1100)
 THREE = Shape()
 
 
@@ -82,7 +82,7 @@ WORKLOADS = {
         ),
         Workload("w3-seq", "three steps, one run at a time, p50", "one_by_one", THREE, 100, (PLAIN,), ONE, 1.3),
         Workload(
-            "slow", "the model takes 1 s", "burst", Shape(think_s=1.0), 1000, (SLOW,), GREEN, 2.3
+            "slow", "the model takes 1 s", "burst", Shape(think_s=1.0), 1000, (SLOW, SLOW_TWO), GREEN, 2.3
         ),
         Workload("w50", "49 steps, results of 1 KiB", "one_by_one", Shape(24, size=1024), 5, (PLAIN,), ONE, 1.15),
         Workload("w200", "199 steps, results of 1 KiB", "one_by_one", Shape(99, size=1024), 2, (PLAIN,), ONE, 1.15),
@@ -90,6 +90,7 @@ WORKLOADS = {
             "fanout", "20 tools of 0.2 s at once, p50", "makespan", Shape(calls=20, tool_s=0.2), 10, (PLAIN,),
             Chain("fan", 1, concurrency=100), 1.0,
         ),
-        Workload("inline", "three steps, one process, a SQLite file", "burst", THREE, 600, (Inline(),), THREADS, 1.4),
+        Workload("inline", "49 steps, one process, a SQLite file", "burst", Shape(24), 60, (Inline(),), THREADS, 1.4),
+        Workload("inline-w3", "three steps, likewise", "burst", THREE, 600, (Inline(),), THREADS, 1.0),
     )
 }  # fmt: skip

@@ -6,57 +6,90 @@ There is no timer: who comes alone goes alone and at once, so that nobody waits 
 from __future__ import annotations
 
 import asyncio
+import functools
+import queue
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from drangue_client.store.values import PartlyFailed
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Batch = list[tuple[Any, "asyncio.Future[Any]"]]
+Job = Callable[[], None]
 
 MOST = 32  # in one batch: twice as many gain next to nothing
 
 
 class Batcher(Generic[Item, Answer]):
-    """Gathers items for `work`, which gives one answer for each, in their order. Of one event loop."""
+    """Gathers the items of one event loop for `work`, which blocks and gives one answer for each, in their order. It
+    is done wherever `hand` sees to it, and has a thread of its own without."""
 
-    def __init__(self, work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], most: int = MOST) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[Item]], Sequence[Answer]],
+        most: int = MOST,
+        hand: Callable[[Job], object] | None = None,
+    ) -> None:
         self._work = work
         self._most = most
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._serving: asyncio.Task[None] | None = None
+        self._busy = False
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._hand = hand or self._jobs.put
+        if hand is None:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def put(self, item: Item) -> asyncio.Future[Answer]:
         """The answer to an item, when it is there. An item that raises does so for itself alone."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
-        if self._serving is None:
-            self._serving = loop.create_task(self._serve())
+        if not self._busy:
+            self._send()
         return answer
 
-    async def _serve(self) -> None:
-        try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-                answers = await self._ask([item for item, _ in batch])
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():  # cancelled by whoever asked
-                        continue
-                    if isinstance(answer, asyncio.CancelledError):
-                        future.cancel()
-                    elif isinstance(answer, BaseException):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
-        finally:
-            self._serving = None
+    def close(self) -> None:
+        """Let the thread end, when it has done what it has begun."""
+        self._jobs.put(None)
 
-    async def _ask(self, items: Sequence[Item]) -> Sequence[Answer | BaseException]:
+    def _send(self) -> None:
+        self._busy = True
+        batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        self._hand(functools.partial(self._do, asyncio.get_running_loop(), batch))
+
+    def _serve(self) -> None:
+        for job in iter(self._jobs.get, None):
+            job()
+
+    def _do(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
+        answers = self._ask([item for item, _ in batch])
+        if asyncio._get_running_loop() is loop:
+            self._done(batch, answers)
+            return
         try:
-            return await self._work(items)
+            loop.call_soon_threadsafe(self._done, batch, answers)
+        except RuntimeError:  # the loop was closed meanwhile, and with it everybody who asked
+            self._busy = False
+
+    def _ask(self, items: Sequence[Item]) -> Sequence[Answer | BaseException]:
+        try:
+            return self._work(items)
         except PartlyFailed as error:
             return error.answers
-        except BaseException as error:  # also one that ends a program, or this loop: nobody waits for ever
+        except BaseException as error:  # also one that ends a program: nobody waits for ever
             return [error] * len(items)
+
+    def _done(self, batch: Batch, answers: Sequence[Answer | BaseException]) -> None:
+        self._busy = False
+        if self._waiting:
+            self._send()
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():  # cancelled by whoever asked
+                continue
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

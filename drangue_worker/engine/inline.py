@@ -22,9 +22,10 @@ from drangue_client.submission import check_input
 from drangue_client.turns import check_turn_id, resume, resumed, say
 from drangue_client.wire.signals import POLL_S
 from drangue_client.wire.tracing import current_traceparent
-from drangue_worker.engine.coordinate import coordinate
+from drangue_worker.engine.coordinate import Next, move_on
 from drangue_worker.engine.perform import Performed, perform
 from drangue_worker.engine.runtime import Runtime
+from drangue_worker.engine.step import told_to_stop
 from drangue_worker.observability.logs import get_logger
 
 log = get_logger("drangue.inline")
@@ -91,7 +92,7 @@ async def go_on(runtime: Runtime, run_id: str, moved: Callable[[], None] = _nobo
         await _wait_for_fleet(runtime, run_id, look.run.ended == "failed", moved)
     elif look.run.ended is None or look.run.ended == "failed":
         with runtime.span("run", run_id=run_id, agent=look.row.agent) as span:
-            await drive(runtime, run_id, (resumed(look),) if look.run.ended else (), moved)
+            await drive(runtime, look, (resumed(look),) if look.run.ended else (), moved)
             result = await _result(runtime, run_id)
             if result.status == "paused":
                 span.set("status", "paused")
@@ -131,14 +132,14 @@ async def _wait_for_fleet(runtime: Runtime, run_id: str, failed: bool, moved: Ca
         await asyncio.sleep(POLL_S)
 
 
-async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved: Callable[[], None] = _nobody) -> None:
+async def drive(runtime: Runtime, look: Look, first: Sequence[Fact] = (), moved: Callable[[], None] = _nobody) -> None:
     """Work on a run until it has ended or waits for a person; `moved` is called whenever its log may have grown.
 
     Raises what failed the run, once the steps beside it have ended, and LeaseHeldError when all that is left is held by
     another process. When cancelled, steps in flight are given back.
     """
-    await runtime.database(coordinate, runtime, run_id, first)
-    look = await runtime.database(runtime.log.look, run_id)
+    run_id = look.row.run_id
+    look, opened = await runtime.database(_take_up, runtime, look, first)
     ends_at = _ends_at(look)
     running: dict[asyncio.Task[Performed], int] = {}
     over = asyncio.Event()
@@ -147,13 +148,25 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
         while True:
             moved()
             if time.monotonic() >= ends_at and not over.is_set():
-                await runtime.database(coordinate, runtime, run_id)
-                look = await runtime.database(runtime.log.look, run_id)
+                look, _ = await runtime.database(_take_up, runtime, look)
+                opened = ()
                 if look.run.ended:
                     over.set()
                 else:  # the database's clock decides, and it may have been set back
                     ends_at = _ends_at(look)
-            held = await _start_open_steps(runtime, run_id, running, over)
+            runtime.alone = len(opened) == 1 and not running
+            if runtime.alone and ends_at == math.inf:  # nothing else can happen meanwhile: a task would be for nothing
+                performed = await perform(runtime, run_id, opened[0].step)
+                if told_to_stop():  # and the step has been given back
+                    raise asyncio.CancelledError
+                failed = failed or performed.error
+                opened = _fresh([performed])
+                continue
+            held = False
+            for ref in opened:
+                running[asyncio.create_task(perform(runtime, run_id, ref.step))] = ref.step
+            if not opened:
+                held = await _start_open_steps(runtime, run_id, running, over)
             if not running:
                 if failed:
                     raise failed
@@ -165,9 +178,24 @@ async def drive(runtime: Runtime, run_id: str, first: Sequence[Fact] = (), moved
             for task in finished:
                 del running[task]
                 failed = failed or task.result().error
+            opened = _fresh([task.result() for task in finished])
     finally:
         await _stop(running)
         moved()
+
+
+def _take_up(runtime: Runtime, look: Look, first: Sequence[Fact] = ()) -> tuple[Look, tuple[StepRef, ...]]:
+    """Move a run on as a coordinator does: how it stands then, and the steps that this has opened."""
+    run_id = look.row.run_id
+    moved = move_on(runtime, [Next(run_id, tuple(first), look=look)])[0]
+    return runtime.log.look(run_id), _fresh([Performed(moved.opened)])
+
+
+def _fresh(performed: Sequence[Performed]) -> tuple[StepRef, ...]:
+    """What to start next; nothing where the log has to be asked: a step that opened none may have waited for others,
+    and one that was tried before may not be due yet."""
+    opened = [ref for one in performed for ref in one.opened]
+    return tuple(opened) if all(one.opened for one in performed) and not any(ref.attempt for ref in opened) else ()
 
 
 def _ends_at(look: Look) -> float:

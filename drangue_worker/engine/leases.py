@@ -46,6 +46,7 @@ class Leases:
         self._settings = settings
         self._database = database
         self._held: dict[str, Lease] = {}
+        self._first: asyncio.TimerHandle | None = None  # most work is done before anybody has to ask about it
         self._beat: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -53,15 +54,15 @@ class Leases:
         """Keep a claim alive inside the block; `task` is cancelled if it is lost, or if its turn is over."""
         lease = Lease(ask, task, may_stop)
         self._held[ask.token] = lease
-        if self._beat is None or self._beat.done():
-            self._beat = asyncio.get_running_loop().create_task(self._keep())
+        if self._first is None and (self._beat is None or self._beat.done()):
+            soon_s = min(HALT_S, self._settings.renew_s)
+            self._first = asyncio.get_running_loop().call_later(soon_s, self._start, time.monotonic())
         try:
             yield lease
         finally:
             del self._held[ask.token]
-            if not self._held and self._beat is not None:
-                self._beat.cancel()
-                self._beat = None  # the next claim starts another: a cancelled one is not done yet
+            if not self._held:
+                self._stop()
 
     def hand_over(self) -> list[Ask]:
         """The claims of all work that is not done yet: from here on they are the caller's to give back, all at once."""
@@ -70,11 +71,19 @@ class Leases:
             lease.lost = True
         return [lease.ask for lease in undone]
 
-    async def _keep(self) -> None:
-        renewed_at = time.monotonic()
+    def _start(self, claimed_at: float) -> None:
+        self._first = None
+        self._beat = asyncio.get_running_loop().create_task(self._keep(claimed_at))
+
+    def _stop(self) -> None:
+        for waiting in (self._first, self._beat):
+            if waiting is not None:
+                waiting.cancel()
+        self._first = self._beat = None  # the next claim starts another: a cancelled one is not done yet
+
+    async def _keep(self, renewed_at: float) -> None:
+        left_s = self._settings.renew_s  # when the waiting began that is over now
         while self._held:
-            left_s = renewed_at + self._settings.renew_s - time.monotonic()
-            await asyncio.sleep(max(0.0, min(HALT_S, left_s)))
             held = dict(self._held)
             try:
                 if left_s <= HALT_S:
@@ -85,6 +94,8 @@ class Leases:
                 log.warning("renewal_failed", error=str(error))
             except Exception:
                 log.exception("renewal_failed")  # whatever it was, the next renewal may succeed and must be tried
+            left_s = renewed_at + self._settings.renew_s - time.monotonic()
+            await asyncio.sleep(max(0.0, min(HALT_S, left_s)))
 
     async def _renew(self, held: dict[str, Lease]) -> None:
         kept = await self._database(self._log.renew, [lease.ask for lease in held.values()], self._settings.lease_s)

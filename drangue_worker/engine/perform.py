@@ -7,7 +7,7 @@ between, the step ends settled or given back: a worker that dies in here leaves 
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -45,7 +45,7 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
 
     When cancelled, the step is given back at once, and counts as opened.
     """
-    ask = Ask(run_id, step, uuid.uuid4().hex, runtime.worker, runtime.executor)
+    ask = Ask(run_id, step, secrets.token_hex(16), runtime.worker, runtime.executor)
     claimed = await runtime.together(_claim, ask)
     if claimed is None:
         return NOTHING

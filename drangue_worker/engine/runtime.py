@@ -1,20 +1,23 @@
 """`Runtime`: everything a process needs to work on runs, made once and handed down.
 
 The log is synchronous; its calls leave the event loop through a few threads of this runtime's own, so that neither a
-slow tool nor a slow model can keep a result from being recorded.
+slow tool nor a slow model can keep a result from being recorded. Runs in one process share theirs; one that has its
+event loop to itself and its log in a file does without.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from drangue_client.errors import DatabaseUnavailable
@@ -35,6 +38,9 @@ Item = TypeVar("Item")
 Publish = Callable[[Sequence[StepRef]], None]
 
 log = get_logger("drangue.runtime")
+
+SHARED_THREADS = 16  # of all runs in one process: a database waits for its disk meanwhile
+WAITED_S = 0.1
 
 
 class Watcher(Protocol):
@@ -62,7 +68,9 @@ def _unsent(steps: Sequence[StepRef]) -> None:
 class Runtime:
     """`worker` names this process in claims. `publish` sends steps that were opened; it raises nothing. `patient` waits
     out a database that is away instead of raising. `killable` says that somebody kills this process where a call in it
-    outlives its time."""
+    outlives its time. `direct` says that the event loop is this runtime's alone and that the log answers at once: it is
+    asked right there, which is cheaper by far than a thread; `alone`, besides, that one step is under way and waits for
+    no company."""
 
     log: Log
     registry: Registry
@@ -76,14 +84,16 @@ class Runtime:
     patient: bool = False
     killable: bool = False
     threads: int = 4
+    direct: bool = False
+    alone: bool = False
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="drangue-log")
+        self._own: list[ThreadPoolExecutor] = []
+        self._pool = self._threads("log", self.threads)
         # Of its own: a renewal that waited behind a burst of claims would lose what is being worked on.
-        self._beats = ThreadPoolExecutor(1, thread_name_prefix="drangue-lease")
+        self._beats = self._threads("lease", 1)
         self.leases = Leases(self.log, self.settings, functools.partial(self._on, self._beats))
         self._batchers: dict[Any, Batcher[Any, Any]] = {}
-        self._own: list[ThreadPoolExecutor] = [self._pool, self._beats]
 
     async def database(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a blocking call of the log in one of this runtime's threads.
@@ -96,13 +106,51 @@ class Runtime:
     async def together(self, work: Callable[[Self, Sequence[Item]], list[T]], item: Item) -> T:
         """One answer of `work`, a blocking call of the log that takes what waits for it together; it has a thread of
         its own. As patient as `database`, and as hard to interrupt as `uninterrupted`."""
+        if self.direct and self.alone:
+            return self._here(work, self, [item])[0]
         batcher = self._batchers.get(work)
         if batcher is None:
-            self._own.append(pool := ThreadPoolExecutor(1, thread_name_prefix=f"drangue-{work.__name__}"))
-            batcher = self._batchers[work] = Batcher(functools.partial(self._on, pool, functools.partial(work, self)))
+            patiently = functools.partial(self._patiently, functools.partial(work, self))
+            hand = self._hand if self.executor == "inline" else None
+            batcher = self._batchers[work] = Batcher(f"drangue-{work.__name__.strip('_')}", patiently, hand=hand)
         return await _whole(batcher.put(item))
 
+    def _threads(self, name: str, most: int) -> ThreadPoolExecutor:
+        """Threads of this runtime's own; those of runs in one process, of which each has a runtime, are shared."""
+        if self.executor == "inline":
+            return _shared(os.getpid(), name)
+        self._own.append(pool := ThreadPoolExecutor(most, thread_name_prefix=f"drangue-{name}"))
+        return pool
+
+    def _hand(self, job: Callable[[], None]) -> None:
+        if self.direct:
+            asyncio.get_running_loop().call_soon(job)
+        else:
+            self._pool.submit(job)
+
+    def _patiently(self, work: Callable[[Sequence[Item]], list[T]], items: Sequence[Item]) -> list[T]:
+        if self.direct:
+            return self._here(work, items)
+        try:
+            return work(items)
+        except DatabaseUnavailable as error:
+            if not self.patient:
+                raise
+            log.warning("database_away", attempt=0, error=str(error))
+        return Retrying(**self._patience())(work, items)
+
+    def _patience(self) -> dict[str, Any]:
+        return {
+            "retry": retry_if_exception_type(DatabaseUnavailable),
+            "stop": lambda _: not self.patient,  # asked each time: a draining worker loses its patience
+            "wait": wait_random_exponential(multiplier=0.1, max=2),
+            "before_sleep": _say_waiting,
+            "reraise": True,
+        }
+
     async def _on(self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.direct:
+            return self._here(call, *args, **kwargs)
         work = functools.partial(call, *args, **kwargs)
 
         async def once() -> T:
@@ -114,14 +162,16 @@ class Runtime:
             if not self.patient:
                 raise
             log.warning("database_away", attempt=0, error=str(error))
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(DatabaseUnavailable),
-            stop=lambda _: not self.patient,  # asked each time: a draining worker loses its patience
-            wait=wait_random_exponential(multiplier=0.1, max=2),
-            before_sleep=_say_waiting,
-            reraise=True,
-        )
-        return await attempts(once)
+        return await AsyncRetrying(**self._patience())(once)
+
+    def _here(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call of the log on the event loop. One that made it wait was the last: somebody else has the file."""
+        began = time.monotonic()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            if time.monotonic() - began > WAITED_S:
+                self.direct = False
 
     async def uninterrupted(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`database`, but a cancelled caller still waits for the answer: what was written is known to have been.
@@ -172,6 +222,14 @@ class Runtime:
         """Let go of the threads; the log belongs to whoever made it."""
         for pool in self._own:
             pool.shutdown(wait=False)
+        for batcher in self._batchers.values():
+            batcher.close()
+
+
+@functools.cache
+def _shared(pid: int, name: str) -> ThreadPoolExecutor:
+    """The threads that all runs of one process share, `pid` since a forked child has none of its parent's."""
+    return ThreadPoolExecutor(SHARED_THREADS, thread_name_prefix=f"drangue-{name}")
 
 
 async def _whole(work: asyncio.Future[T]) -> T:

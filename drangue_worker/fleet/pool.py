@@ -2,11 +2,13 @@
 
 Requests, and with them events, revoke, inspect and the counting of messages under way, are Celery's own; what is left
 out is its tracing of a task's function, which has nothing to do here. A task that is no coroutine runs on a thread, as
-Celery would run it. Answers are given on Celery's own thread, which is also how it learns that there is room again.
+Celery would run it. Answers are given on Celery's own thread, which is also how it learns that there is room again;
+while there is room they gather for some milliseconds, since nothing waits for them and what comes next would.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -27,6 +29,7 @@ log = get_logger("drangue.tasks")
 Work = Callable[..., Coroutine[Any, Any, None]]
 THREADS = 4  # for what is none of ours
 JSON = "application/json"
+GATHER_S = 0.005
 
 
 class StepError(Exception):
@@ -52,6 +55,7 @@ class TaskPool(BasePool):
         self._jobs: dict[int, Job] = {}  # of Celery's thread alone
         self._answers: queue.SimpleQueue[tuple[int, Callable[..., Any], Any]] = queue.SimpleQueue()
         self._bell: tuple[int, int] | None = None  # a pipe: whoever has an answer rings, Celery's thread hears
+        self._rung = False
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="drangue-task")
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -79,12 +83,17 @@ class TaskPool(BasePool):
         if accept_callback:
             accept_callback(number, began)
         if work is None or content_type != JSON:
-            self._threads.submit(apply_target, target, args, kwargs, lambda answer: self._answer(job, callback, answer))
+            self._threads.submit(apply_target, target, args, kwargs, lambda answer: self._told(job, callback, answer))
             return Handle()
 
         def done(error: BaseException | None) -> None:
             seconds = time.monotonic() - began
-            self._answer(job, callback, (1, _failure(error), seconds) if error else (0, "None", seconds))
+            self._answers.put((number, callback, (1, _failure(error), seconds) if error else (0, "None", seconds)))
+            if self._bell is None or self._rung:
+                return
+            self._rung = True
+            full = len(self._jobs) >= self.limit  # then nothing new comes before this is known
+            self._ring() if full else asyncio.get_running_loop().call_later(GATHER_S, self._ring)
 
         loop_thread().begin(job, lambda: _begun(work, body), done)
         return Handle()
@@ -101,9 +110,11 @@ class TaskPool(BasePool):
         self._threads.shutdown()
         super().on_stop()
 
-    def _answer(self, job: Job, callback: Callable[..., Any], answer: Any) -> None:
-        """From any thread: have Celery told what became of a job."""
+    def _told(self, job: Job, callback: Callable[..., Any], answer: Any) -> None:
         self._answers.put((job.ident, callback, answer))
+        self._ring()
+
+    def _ring(self) -> None:
         if self._bell is not None:
             try:
                 os.write(self._bell[1], b"!")
@@ -116,6 +127,8 @@ class TaskPool(BasePool):
             os.read(self._bell[0], 65536)
         except BlockingIOError:
             return
+        # Behind the rings that were heard and before the first answer is taken: what comes from here on rings again.
+        self._rung = False
         while not self._answers.empty():
             self._give(*self._answers.get())
 

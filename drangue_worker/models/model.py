@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -35,10 +36,16 @@ def name_of(model: object) -> str | None:
 
 def takes_deltas(model: Any) -> bool:
     """Whether the model can stream: its `generate` names `on_delta`. A `**kwargs` that would swallow it says no."""
+    generate = model.generate
     try:
-        return "on_delta" in inspect.signature(model.generate).parameters
+        return _names_deltas(getattr(generate, "__func__", generate))  # a method is another one each time
     except (TypeError, ValueError):  # a callable without a signature
         return False
+
+
+@functools.lru_cache(maxsize=64)
+def _names_deltas(generate: Callable[..., Any]) -> bool:
+    return "on_delta" in inspect.signature(generate).parameters
 
 
 def ceiling_of(model: Any) -> int | None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from drangue_client.store.port import Log
-from drangue_client.store.values import Ask
+from drangue_client.store.values import Ask, Moved, all_of
 
 WRITES = ("submit", "settle", "claim", "begin", "keep", "release")  # a death around a reading changes nothing
+TOGETHER = ("settle", "claim", "release")  # of which one call may do many
 LAPSED_S = -1.0  # a lease that is over already
 
 
@@ -109,6 +110,8 @@ class MortalLog:
         with self._alive():
             if name not in WRITES:
                 return given(*args, **kwargs)
+            if name in TOGETHER and len(args[0]) > 1:
+                return self._one_by_one(name, given, *args, **kwargs)
             first = args[0] if name in ("begin", "keep") else args[0][0]
             step = _step_of(name, first)
             if not self._after and self._next(name, step) == self._at:
@@ -123,6 +126,22 @@ class MortalLog:
                 if call == self._at:
                     self._die()
         return answer
+
+    def _one_by_one(self, name: str, given: Callable[..., Any], items: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """What waited together, so that each has windows of its own. Behind a refused move all of its run are."""
+        answers: list[Any] = []
+        refused: set[str] = set()
+        for item in items:
+            if name == "settle" and item.run_id in refused:
+                answers.append(Moved("moved", look=self._log.look(item.run_id)))
+                continue
+            try:
+                answers += self._made(name, given, [item], *args, **kwargs)
+            except Exception as error:
+                answers.append(error)
+            if name == "settle" and getattr(answers[-1], "verdict", "") != "ok":
+                refused.add(item.run_id)
+        return all_of(answers)
 
     def _next(self, name: str, step: int | None) -> Call:
         with self._changed:

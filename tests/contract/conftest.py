@@ -1,8 +1,8 @@
 """The databases that the log's one suite runs on: SQLite in memory, SQLite in a file, Postgres.
 
-A test that asks for `log` runs on all three; one that asks for `logs`, two objects on one database as two processes
-have them, on the two that can be shared; one that asks for `postgres` there alone. The objects on Postgres are made
-once, since making a connection costs more than most tests.
+A test that asks for `log` runs on all three, and on the plain way, which is the word on what the others do; one that
+asks for `logs`, two objects on one database as two processes have them, on the two that can be shared; one that asks
+for `postgres` there alone. The objects on Postgres are made once, since making a connection costs more than most tests.
 """
 
 from __future__ import annotations
@@ -42,20 +42,33 @@ def postgres(postgres_logs: tuple[SqlLog, SqlLog]) -> SqlLog:
     return postgres_logs[0]
 
 
+@pytest.fixture(scope="session")
+def plain_log(addresses: Any) -> Iterator[SqlLog]:
+    with closing(SqlLog(addresses.database_url, plain=True)) as log:
+        yield log
+
+
 @pytest.fixture
-def open_log() -> Iterator[Callable[[str], SqlLog]]:
+def plain_postgres(postgres: SqlLog, plain_log: SqlLog) -> SqlLog:
+    """A log on an empty Postgres that does everything the plain way."""
+    return plain_log
+
+
+@pytest.fixture
+def open_log() -> Iterator[Callable[..., SqlLog]]:
     """Open logs that are closed after the test."""
     with ExitStack() as opened:
-        yield lambda url: opened.enter_context(closing(SqlLog(url)))
+        yield lambda url, **more: opened.enter_context(closing(SqlLog(url, **more)))
 
 
-@pytest.fixture(params=["memory", "file", "postgres"])
-def log(request: pytest.FixtureRequest, open_log: Callable[[str], SqlLog]) -> SqlLog:
-    """An empty log."""
-    if request.param == "postgres":
-        made: SqlLog = request.getfixturevalue("postgres")
+@pytest.fixture(params=["memory", "file", "postgres", "plain memory", "plain postgres"])
+def log(request: pytest.FixtureRequest, open_log: Callable[..., SqlLog]) -> SqlLog:
+    """An empty log, also as it does everything the plain way."""
+    if request.param.endswith("postgres"):
+        made: SqlLog = request.getfixturevalue(request.param.replace(" ", "_"))
         return made
-    return open_log("sqlite://" if request.param == "memory" else request.getfixturevalue("file_url"))
+    url = request.getfixturevalue("file_url") if request.param == "file" else "sqlite://"
+    return open_log(url, plain=request.param.startswith("plain"))
 
 
 @pytest.fixture(params=["file", "postgres"])

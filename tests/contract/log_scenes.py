@@ -16,11 +16,13 @@ from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection, select, text, update
 
 from drangue_client.events import Event, Fact
 from drangue_client.folding import fold
 from drangue_client.run import Run
+from drangue_client.store.database import Database
 from drangue_client.store.log import SqlLog
 from drangue_client.store.tables import Instant, metadata, steps
 from drangue_client.store.values import Ask, Claimed, Executor, Look, Move, Moved, NewRun, Open
@@ -227,3 +229,17 @@ def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> None:
 
 def kinds(events: list[Event] | tuple[Event, ...]) -> list[str]:
     return [event.type for event in events]
+
+
+@contextmanager
+def alone(note: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Have statements that are transactions by themselves noted, which go past SQLAlchemy."""
+    real = Database.alone
+
+    def noted(self: Database, statement: str, values: Any) -> Any:
+        note(statement, values)
+        return real(self, statement, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "alone", noted)
+        yield

@@ -6,21 +6,24 @@ seen where SQLAlchemy hands a statement to the driver and where it commits, what
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from drangue_client.store.database import HASTY
+from drangue_client.store.database import HASTY, Database
 from drangue_client.store.log import SqlLog
-from drangue_client.store.values import REAPED, NewRun, Release, StepRef
+from drangue_client.store.values import REAPED, NewRun, Open, Release, StepRef
 from tests.contract.log_scenes import (
     LEASE_S,
     NOTE,
     PATIENCE_S,
+    STARTED,
     TOOL_QUEUE,
+    alone,
     ask,
     begun,
     claim,
@@ -35,6 +38,8 @@ from tests.contract.log_scenes import (
     tool,
     write,
 )
+
+FULL = 2  # of SQLite's `synchronous`
 
 Operation = Callable[[], Any]
 
@@ -209,30 +214,39 @@ def test_no_operation_takes_more_statements_than_it_did(
     assert 0 < len(seen) <= ceiling, "\n".join(seen)
 
 
+@pytest.mark.parametrize("log", ["file", "postgres"], indirect=True)
 @pytest.mark.parametrize("prepare", [submit, begin, begin_again, settle], ids=lambda prepare: prepare.__name__)
-def test_what_a_caller_was_promised_waits_for_the_disk(
-    postgres: SqlLog, prepare: Callable[[SqlLog], Operation]
-) -> None:
+def test_what_a_caller_was_promised_waits_for_the_disk(log: SqlLog, prepare: Callable[[SqlLog], Operation]) -> None:
     """A run accepted, an effect begun, a result recorded: none may be gone after the database server's own crash."""
-    do = prepare(postgres)
+    do = prepare(log)
     with commits() as seen:
         do()
     assert seen == ["on"]
 
 
+@pytest.mark.parametrize("log", ["file", "postgres"], indirect=True)
 @pytest.mark.parametrize(
     "prepare",
     [claim_model, claim_tool, renew, release, release_worker, release_dead, overdue, halted, wake, recover, mark_sent],
     ids=lambda prepare: prepare.__name__,
 )
-def test_what_repeats_itself_does_not_wait_for_the_disk(
-    postgres: SqlLog, prepare: Callable[[SqlLog], Operation]
-) -> None:
+def test_what_repeats_itself_does_not_wait_for_the_disk(log: SqlLog, prepare: Callable[[SqlLog], Operation]) -> None:
     """A claim lost with the server's memory is claimed again; waiting would double the disk's work per step."""
-    do = prepare(postgres)
+    do = prepare(log)
     with commits() as seen:
         do()
     assert seen == ["off"]
+
+
+@pytest.mark.parametrize("log", ["file"], indirect=True)
+def test_a_run_of_this_process_is_on_the_disk_with_its_first_result(log: SqlLog) -> None:
+    """Nobody else was told of it before: whoever asks for it again after a crash of the machine begins it anew."""
+    with commits() as seen:
+        log.submit([NewRun("r", "oncall", "disk full", executor="inline")])
+        write(log, "r", STARTED, opens=(Open(1, "model", None, None),), hasty=True)
+        one = claim(log, executor="inline")
+        write(log, "r", decision(1, "read_logs"), claim=one.ask)
+    assert seen == ["off", "off", "off", "on"]
 
 
 @contextmanager
@@ -246,7 +260,8 @@ def statements() -> Iterator[list[str]]:
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        yield seen
+        with alone(lambda statement, _: seen.append(statement)), in_file(lambda c: c.set_trace_callback(seen.append)):
+            yield seen
     finally:
         event.remove(Engine, "before_cursor_execute", note)
 
@@ -257,21 +272,47 @@ def commits() -> Iterator[list[str]]:
     is one by itself says so in its text; that the disk was not waited for is counted in `test_counts`."""
     seen: list[str] = []
 
-    def note_alone(connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        alone = getattr(connection.connection.driver_connection, "autocommit", False)
-        if alone and not statement.lstrip().startswith("select"):  # which writes nothing
+    def note_alone(statement: str, values: Any) -> None:
+        if not statement.lstrip().startswith("select"):  # which writes nothing
             seen.append("off" if HASTY in statement and values.get("hasty", True) else "on")
 
+    def note_in_file(connection: sqlite3.Connection) -> None:
+        (value,) = connection.execute("pragma synchronous").fetchone()
+        seen.append("on" if value == FULL else "off")
+
     def note(connection: Connection) -> None:
+        if connection.dialect.name == "sqlite":
+            note_in_file(cast(sqlite3.Connection, connection.connection.driver_connection))
+            return
         with connection.connection.cursor() as cursor:
             cursor.execute("show synchronous_commit")
             (value,) = cursor.fetchone() or ("",)
             seen.append(value)
 
     event.listen(Engine, "commit", note)
-    event.listen(Engine, "before_cursor_execute", note_alone)
     try:
-        yield seen
+        with alone(note_alone), in_file(note_in_file, reads=False):
+            yield seen
     finally:
         event.remove(Engine, "commit", note)
-        event.remove(Engine, "before_cursor_execute", note_alone)
+
+
+@contextmanager
+def in_file(note: Callable[[sqlite3.Connection], Any], reads: bool = True) -> Iterator[None]:
+    """Have transactions on SQLite's own connection noted as they begin; those that read alone only with `reads`."""
+    real = Database.file
+
+    def noted(self: Database, work: Callable[[sqlite3.Connection], Any], **more: Any) -> Any:
+        def within(connection: sqlite3.Connection) -> Any:
+            if reads or not more.get("reads"):
+                note(connection)
+            try:
+                return work(connection)
+            finally:
+                connection.set_trace_callback(None)
+
+        return real(self, within, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "file", noted)
+        yield

@@ -20,6 +20,7 @@ from drangue_worker.bench.sql_log import read_sessions
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = [sys.executable, str(ROOT / "scripts" / "bench")]
 NUMBER = (int, float)
+SENT = ("LPUSH", "PUBLISH drangue")  # a pop is done again by time
 
 
 def run_bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +45,12 @@ def test_two_workloads_are_measured_beside_the_bare_chain(tmp_path: Path) -> Non
         assert [one["raw"]["per_step"][name] for name in ("sql", "commits", "durable_commits")] == [1, 1, 1]
         assert one["ours"]["counted"]["steps"] == one["runs"] * one["steps_per_run"]
         assert one["ours"]["counted"]["client"]["durable"] == one["runs"]  # the submissions
+    assert told["alone"]["w3-seq_durable"]["figure"] == 1  # by workers; a submission is its caller's
+    assert told["alone"]["w3-seq_sql"]["figure"] == 3  # two a step, two for the first tick and the submission
+    for one in told["workloads"].values():
+        counted = one["ours"]["counted"]
+        sent = [sum(counted[side]["redis"].get(name, 0) for side in ("client", "others")) for name in SENT]
+        assert sent == [one["runs"] * (one["steps_per_run"] + 1), one["runs"]]  # the first tick's too, and a ring
     assert done.returncode == (0 if all(one["met"] for one in told["workloads"].values()) else 1)
     assert not list(tmp_path.glob("drangue-bench-*")), "its servers' folder is still there"
 

@@ -12,16 +12,19 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
+from drangue_client.events import Fact
 from drangue_client.settings import Settings
 from drangue_client.store import PostgresStore
-from drangue_client.store.together import SETTLE
-from drangue_client.store.values import NewRun
+from drangue_client.store.together import SETTLE, SUBMIT
+from drangue_client.store.values import Ask, NewRun
 from drangue_worker import Agent, tool
-from drangue_worker.engine.coordinate import coordinate
+from drangue_worker.engine.batching import MOST
+from drangue_worker.engine.coordinate import Next, coordinate, move_on
 from drangue_worker.engine.perform import perform
 from drangue_worker.engine.runtime import Runtime
 from drangue_worker.registry import OneAgent
 from drangue_worker.testing.fake import FakeModel
+from tests.contract.log_scenes import alone
 from tests.kit.fleet import wait_until
 
 TURNS = 10  # a turn is a model step and a tool step
@@ -40,15 +43,15 @@ def counted(log: PostgresStore) -> Iterator[Counter[str]]:
     one that only looks waits for nothing."""
     seen: Counter[str] = Counter()
 
-    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+    def note(statement: str, values: Any) -> None:
         seen["statements"] += 1
-        seen["durable commits"] += statement == SETTLE and not values["hasty"]
+        seen["durable commits"] += statement == SUBMIT or (statement == SETTLE and not values["hasty"])
 
-    event.listen(log.db.engine("alone"), "before_cursor_execute", note)
     for use in ("durable", "hasty"):
         event.listen(log.db.engine(use), "before_cursor_execute", lambda *_: seen.update(["statements"]))
     event.listen(log.db.engine("durable"), "commit", lambda *_: seen.update(["durable commits"]))
-    yield seen
+    with alone(note):
+        yield seen
 
 
 def wal_syncs(url: str) -> int:
@@ -118,3 +121,26 @@ def test_a_step_costs_a_fixed_number_of_statements(database_url: str, long_agent
     runtime.close()
     log.close()
     assert seen["statements"] == 2 * STEPS  # a claim with all that performing depends on, and a settle
+
+
+def test_what_waits_together_costs_what_one_costs(database_url: str, long_agent: Agent) -> None:
+    """A burst is where a step must cost next to nothing: a statement for thirty-two is one, and so is its commit."""
+    log = PostgresStore(database_url)
+    runtime = Runtime(log, OneAgent([long_agent.blueprint]), Settings(), worker="test/1", executor="celery")
+    names = [f"r{number:02}" for number in range(MOST)]
+    with counted(log) as seen:
+        log.submit([NewRun(name, "agent", "go") for name in names])
+        assert seen == {"statements": 1, "durable commits": 1}
+        move_on(runtime, [Next(name) for name in names])
+        assert seen == {"statements": 3, "durable commits": 1}  # a look and a move; the first tick may be done again
+        asks = [Ask(name, 1, name, "test/1") for name in names]
+        claims = [claimed for claimed in log.claim(asks, 15.0) if claimed]
+        assert seen == {"statements": 4, "durable commits": 1}
+        answer = {"text": "done", "tool_calls": [], "usage": None, "model": "m"}
+        decision = Fact("model_decision", answer, 1)
+        moved = move_on(runtime, [Next(one.ask.run_id, (decision,), one.ask, one.look) for one in claims])
+        assert seen == {"statements": 5, "durable commits": 2}
+    assert [one.verdict for one in moved] == ["ok"] * MOST
+    assert {row.status for row in log.runs(limit=MOST)} == {"completed"}
+    runtime.close()
+    log.close()

@@ -111,6 +111,7 @@ TABLE.add(
     call_timeout_s=SECONDS,
     visibility_timeout_s=(0, -1, NAN, None, "5"),
     task_events=NO_FLAG,
+    broker_acks=NO_FLAG,
     log_level=(None, 5, "loud"),
     log_format=(None, 5, "xml"),
     tracer=(None, 5, "zipkin"),

@@ -134,6 +134,18 @@ def test_two_answers_share_nothing() -> None:
     assert (ModelResponse().tool_calls, ToolCall("x", "read").arguments) == ([], {})
 
 
+def test_who_changes_a_conversation_changes_no_event() -> None:
+    """A process keeps what it has read: what one model did to its prompt would be shown to the next."""
+    call = {"id": "call_2", "name": "add", "arguments": {"numbers": [1]}}
+    payload = {"text": "", "tool_calls": [call], "thinking_blocks": [{"thinking": "hm"}]}
+    log = log_of(started(text="hi"), Fact("model_decision", payload, 1))
+    before = json.dumps(conversation(log))
+    shown = conversation(log)[1]
+    shown["tool_calls"][0]["arguments"]["numbers"].append(2)
+    shown["thinking_blocks"][0]["thinking"] = "ha"
+    assert json.dumps(conversation(log)) == before
+
+
 @by_chance
 @given(scripts(), st.data())
 def test_no_order_of_what_happens_side_by_side_changes_the_conversation(
