@@ -95,7 +95,7 @@ def test_a_failure_is_told_by_its_kind(app: Celery) -> None:
         one.turn(lambda: bool(one.answers))
     ((failed, told, _),) = one.answers
     assert failed == 1
-    assert repr(told.exception) == "StepError('RuntimeError')"
+    assert repr(told.exception.exc) == "StepError('RuntimeError')"
 
 
 def test_what_is_no_coroutine_runs_on_a_thread(app: Celery) -> None:
