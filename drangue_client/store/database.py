@@ -45,8 +45,8 @@ POSTGRES_CONNECT_ARGS: dict[str, Any] = {
 }
 
 
-# What a session of each use is told. Statements alone ask by keys: a plan that was made while the tables were small must
-# not read them whole later.
+# What a session of each use is told. Statements alone ask by keys: a plan from when the tables were small must not read
+# them whole later.
 SESSION: dict[Use, str] = {"hasty": "synchronous_commit=off", "alone": "enable_seqscan=off"}
 HASTY = "select set_config('synchronous_commit', 'off', true)"  # until the transaction ends, not waiting for the disk
 
