@@ -239,14 +239,14 @@ def test_what_repeats_itself_does_not_wait_for_the_disk(log: SqlLog, prepare: Ca
 
 
 @pytest.mark.parametrize("log", ["file"], indirect=True)
-def test_a_run_of_this_process_is_on_the_disk_with_its_first_result(log: SqlLog) -> None:
-    """Nobody else was told of it before: whoever asks for it again after a crash of the machine begins it anew."""
+def test_a_run_in_a_file_waits_for_the_disk_where_it_was_promised_something(log: SqlLog) -> None:
+    """Its submission and its results; its beginning and its claims can be made again."""
     with commits() as seen:
         log.submit([NewRun("r", "oncall", "disk full", executor="inline")])
         write(log, "r", STARTED, opens=(Open(1, "model", None, None),), hasty=True)
         one = claim(log, executor="inline")
         write(log, "r", decision(1, "read_logs"), claim=one.ask)
-    assert seen == ["off", "off", "off", "on"]
+    assert seen == ["on", "off", "off", "on"]
 
 
 @contextmanager

@@ -207,14 +207,14 @@ def test_an_answer_that_could_not_be_recorded_counts_against_a_hard_budget(
     store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was paid for all the same."""
-    settle, broken = perform.settle, [True]
+    move_on, broken = perform.move_on, [True]
 
     def break_once(*given: Any, **more: Any) -> Any:
         if broken.pop() if broken else False:
             raise RuntimeError("nobody foresaw it")
-        return settle(*given, **more)
+        return move_on(*given, **more)
 
-    monkeypatch.setattr(perform, "settle", break_once)
+    monkeypatch.setattr(perform, "move_on", break_once)
     model = Scripted("paid for", ceiling=CEILING)
     agent = Agent(model, store=store, budget=Budget(max_tokens=PROMPT + CEILING, hard=True))
     with pytest.raises(RuntimeError, match="nobody foresaw it"):

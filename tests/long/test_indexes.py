@@ -36,7 +36,14 @@ MORE = {  # rows that some read besides, and why
     "backlog": (25_000, "counts the open steps by queue, every few seconds at most"),
 }
 SCANS = {"backlog": {"steps"}}  # who reads nearly all rows of a table is quicker without an index
-LEFT_OUT = {"load", "close", "server", "agents", "differing"}  # the last folds every log there is, page by page
+LEFT_OUT = {
+    "at_hand",
+    "load",
+    "close",
+    "server",
+    "agents",
+    "differing",
+}  # the last folds every log there is, page by page
 USES = {  # where it can be told beforehand; the others are found by a primary key
     "begin": {"ux_events_attempt"},
     "overdue": {"ix_steps_attempted", "ux_events_attempt"},
