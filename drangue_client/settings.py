@@ -56,7 +56,18 @@ def _is_postgres(url: str) -> bool:
 def _is_redis(url: str) -> bool:
     number = urlsplit(url).path.strip("/") if _scheme(url) else "?"
     small = url.startswith(("redis://", "rediss://"))  # as redis-py reads it
-    return small and (number == "" or number.isdecimal())
+    return small and (number == "" or number.isdecimal()) and _can_be_opened(url)
+
+
+def _can_be_opened(url: str) -> bool:
+    """Whether redis-py understands the address with all that stands behind its `?`; nothing is connected."""
+    import redis
+
+    try:
+        redis.Redis.from_url(url).connection_pool.make_connection()
+    except (redis.RedisError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _read_flag(value: str) -> bool:

@@ -32,6 +32,7 @@ Use = Literal["durable", "hasty", "alone"]
 
 SQLITE_BUSY_S = 5.0
 OUTDATED = ("42P01", "42703")  # an undefined table, an undefined column
+STALE_PLAN = "0A000"  # "cached plan must not change result type"; the driver has forgotten the statement by then
 READ_ONLY = "25006"  # a former primary, after a failover
 
 POSTGRES_CONNECT_ARGS: dict[str, Any] = {
@@ -257,11 +258,12 @@ class Database:
 
 
 def _twice(work: Callable[[], T]) -> T:
-    """Do a transaction, and once more where it met a connection that was broken before it."""
+    """Do a transaction, and once more where it met a connection that was broken before it, or a statement that was
+    prepared before a migration."""
     try:
         return work()
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if not (error.connection_invalidated or getattr(error.orig, "sqlstate", None) == STALE_PLAN):
             raise
         return work()
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, case, literal_column, or_, select, t
 from drangue_client.run import OVER
 from drangue_client.store.database import Database
 from drangue_client.store.reading import begun, held, held_step, held_steps
-from drangue_client.store.tables import now, runs, steps
+from drangue_client.store.tables import bytewise, now, runs, steps
 from drangue_client.store.values import Ask, Held
 
 
@@ -49,12 +49,13 @@ class Holding:
 def of_child(worker: str) -> ColumnElement[bool]:
     """The condition that a child of this worker holds a step: its name is the worker's, a dot and its process id."""
     behind = chr(ord(".") + 1)
-    return and_(attempted(), steps.c.worker > f"{worker}.", steps.c.worker < f"{worker}{behind}")
+    name = bytewise(steps.c.worker)
+    return and_(attempted(), name > f"{worker}.", name < f"{worker}{behind}")
 
 
 def of_worker(worker: str) -> ColumnElement[bool]:
     """The condition that this worker holds a step, or a child of it."""
-    return or_(and_(attempted(), steps.c.worker == worker), of_child(worker))
+    return or_(and_(attempted(), bytewise(steps.c.worker) == worker), of_child(worker))
 
 
 def attempted() -> ColumnElement[bool]:

@@ -81,6 +81,27 @@ def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     return f"({clock} + {compiler.process(element.seconds, **kw)})" if element.seconds is not None else clock
 
 
+class bytewise(ColumnElement[str]):
+    """A column's text compared by its bytes, whatever the server speaks: what begins alike is a range of an index."""
+
+    type = String()
+    inherit_cache = True
+    _traverse_internals = [("column", InternalTraversal.dp_clauseelement)]  # noqa: RUF012 - SQLAlchemy's own shape
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self.column = column
+
+
+@compiles(bytewise, "postgresql")
+def _bytewise_postgresql(element: bytewise, compiler: SQLCompiler, **kw: Any) -> str:
+    return f'({compiler.process(element.column, **kw)} collate "C")'
+
+
+@compiles(bytewise, "sqlite")
+def _bytewise_sqlite(element: bytewise, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.column, **kw)
+
+
 # Snapshots and payloads are written and read whole, so `json`: it keeps the text as given. Only labels are searched.
 runs = Table(
     "runs",
@@ -181,8 +202,7 @@ steps = Table(
     Column("crashes", Integer, nullable=False),
     Column("category", String(40)),
     Column("claim", String(32)),
-    # Compared by its bytes, so that "of this worker or a child" is a range of the index, whatever the server speaks.
-    Column("worker", String(200).with_variant(String(200, collation="C"), "postgresql")),
+    Column("worker", String(200)),
     Column("lease_until", Instant),
     Column("kill_at", Instant),
     Column("available_at", Instant, nullable=False),
@@ -198,8 +218,11 @@ steps = Table(
     Index(
         "ix_steps_waiting", "queue", "sent_at", postgresql_where=text("claim is null and sent_at >= available_at")
     ).ddl_if(dialect="postgresql"),
-    # What is or was at a worker: a sweep must not read a backlog to find the few steps that somebody holds.
-    Index("ix_steps_attempted", "worker", "sent_at", postgresql_where=text("attempt > 0")).ddl_if(dialect="postgresql"),
+    # What is or was at a worker: a sweep must not read a backlog to find the few steps that somebody holds. By bytes, so
+    # that a worker and its children lie together.
+    Index("ix_steps_attempted", text('worker COLLATE "C"'), "sent_at", postgresql_where=text("attempt > 0")).ddl_if(
+        dialect="postgresql"
+    ),
     # Room for each row's claimed version beside it. Every row is soon deleted, so the table is vacuumed by number; it
     # fills again: giving its end back to the disk would only lock it.
     postgresql_with={

@@ -23,10 +23,13 @@ Done = Callable[[BaseException | None], None]
 
 
 class Job:
-    """One piece of work that can be told to stop, by its number."""
+    """One piece of work that can be told to stop, by its number. `begun` once somebody will end it, `ended` once its
+    outcome is there."""
 
     def __init__(self, ident: int) -> None:
         self.ident = ident
+        self.begun = False
+        self.ended = False
         self.cancelled = False
         self.on_cancel: Callable[[], None] | None = None
 

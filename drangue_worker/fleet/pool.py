@@ -9,6 +9,7 @@ while there is room they gather for some milliseconds, since nothing waits for t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ Work = Callable[..., Coroutine[Any, Any, None]]
 THREADS = 4  # for what is none of ours
 JSON = "application/json"
 GATHER_S = 0.005
+LOOK_S = 0.2  # between two looks of a stop at what it waits for
 
 
 class StepError(Exception):
@@ -52,7 +54,7 @@ class TaskPool(BasePool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._numbers = itertools.count(1)
-        self._jobs: dict[int, Job] = {}  # of Celery's thread alone
+        self._jobs: dict[int, Job] = {}  # those that Celery has not been told of; changed on its thread alone
         self._answers: queue.SimpleQueue[tuple[int, Callable[..., Any], Any]] = queue.SimpleQueue()
         self._bell: tuple[int, int] | None = None  # a pipe: whoever has an answer rings, Celery's thread hears
         self._rung = False
@@ -83,11 +85,13 @@ class TaskPool(BasePool):
         if accept_callback:
             accept_callback(number, began)
         if work is None or content_type != JSON:
-            self._threads.submit(apply_target, target, args, kwargs, lambda answer: self._told(job, callback, answer))
+            self._threads.submit(self._apply, job, callback, target, args, kwargs)
+            job.begun = True
             return Handle()
 
         def done(error: BaseException | None) -> None:
             seconds = time.monotonic() - began
+            job.ended = True
             self._answers.put((number, callback, (1, _failure(error), seconds) if error else (0, "None", seconds)))
             if self._bell is None or self._rung:
                 return
@@ -96,6 +100,7 @@ class TaskPool(BasePool):
             self._ring() if full else asyncio.get_running_loop().call_later(GATHER_S, self._ring)
 
         loop_thread().begin(job, lambda: _begun(work, body), done)
+        job.begun = True
         return Handle()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -104,14 +109,25 @@ class TaskPool(BasePool):
             job.cancel()
 
     def on_stop(self) -> None:
-        """Wait for what is under way, and answer for it."""
-        while self._jobs:
-            self._give(*self._answers.get())
+        """Wait for what is under way, and answer for it. A signal may call this on top of itself, or of whatever else
+        Celery's thread is at: what is waited for is said by jobs alone, and an answer may have been taken below."""
+        while any(job.begun and not job.ended for job in list(self._jobs.values())):
+            with contextlib.suppress(queue.Empty):
+                self._give(*self._answers.get(timeout=LOOK_S))
+        self._give_all()
         self._threads.shutdown()
         super().on_stop()
 
-    def _told(self, job: Job, callback: Callable[..., Any], answer: Any) -> None:
-        self._answers.put((job.ident, callback, answer))
+    def _apply(self, job: Job, callback: Callable[..., Any], target: Any, args: Any, kwargs: Any) -> None:
+        """On a thread: do what is none of ours, and answer for it however it ends."""
+        answers: list[Any] = []
+        try:
+            apply_target(target, args, kwargs, answers.append)
+        except BaseException as error:
+            answers.append(ExceptionInfo() if not isinstance(error, Exception) else _failure(error))
+        (answer,) = answers
+        job.ended = True
+        self._answers.put((job.ident, callback, (1, answer, 0.0) if isinstance(answer, ExceptionInfo) else answer))
         self._ring()
 
     def _ring(self) -> None:
@@ -129,11 +145,15 @@ class TaskPool(BasePool):
             return
         # Behind the rings that were heard and before the first answer is taken: what comes from here on rings again.
         self._rung = False
-        while not self._answers.empty():
-            self._give(*self._answers.get())
+        self._give_all()
+
+    def _give_all(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._give(*self._answers.get_nowait())
 
     def _give(self, number: int, callback: Callable[..., Any], answer: Any) -> None:
-        del self._jobs[number]
+        self._jobs.pop(number, None)
         try:
             callback(answer)
         except Exception:

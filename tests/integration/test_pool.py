@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,3 +125,50 @@ def test_a_stop_waits_for_what_is_under_way_and_answers_for_it(app: Celery) -> N
         for _ in range(5):
             one.begin("wait", 0.05)
     assert len(one.answers) == 5
+
+
+def test_a_task_of_others_that_cannot_be_read_is_answered_for_too(app: Celery) -> None:
+    """It would keep its place for ever, and a stop would wait for it."""
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("not enough values to unpack")
+
+    def ended(*_: Any) -> Any:
+        raise SystemExit(1)
+
+    with driven(app) as one:
+        one.begin("theirs", target=broken)
+        one.begin("theirs", target=ended)
+        one.turn(lambda: len(one.answers) == 2)
+    assert [answer[0] for answer in one.answers] == [1, 1]
+
+
+def test_a_stop_on_top_of_a_stop_ends_both(app: Celery) -> None:
+    """A second Ctrl-C stops the pool from inside the handler, while the first stop waits for what is under way."""
+    with driven(app) as one:
+        one.begin("wait", 600)
+        inner = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+
+        def stop_again(*_: Any) -> None:
+            one.pool.terminate_job(one.began[0])
+            one.pool.on_stop()
+
+        before = signal.signal(signal.SIGUSR2, stop_again)
+        try:
+            inner.start()
+            one.pool.on_stop()
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+    assert len(one.answers) == 1
+
+
+def test_a_stop_does_not_wait_for_what_was_never_begun(app: Celery) -> None:
+    """A signal may come while a task is being handed over: nobody would ever end it."""
+    with driven(app) as one:
+
+        def stop(*_: Any) -> None:
+            one.pool.on_stop()
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            one.pool.on_apply(None, ("wait", "", {}, "", "application/json", ""), {}, one.answers.append, stop)

@@ -199,3 +199,11 @@ def test_settings_cannot_be_changed() -> None:
     settings: Any = Settings()
     with pytest.raises(FrozenInstanceError):
         settings.lease_s = 1.0
+
+
+@pytest.mark.parametrize("behind", ["ssl_cert_reqs=CERT_REQUIRED", "virtual_host=1", "socket_timeout=soon"])
+def test_an_address_that_the_queue_s_client_cannot_read_is_refused_at_once(behind: str) -> None:
+    """It would fail at every send, and look as if Redis were away."""
+    with pytest.raises(SettingsError, match="must be a Redis URL"):
+        Settings(redis_url=f"rediss://127.0.0.1:6379/0?{behind}")
+    assert Settings(redis_url="rediss://127.0.0.1:6379/0?ssl_cert_reqs=required").redis_url

@@ -12,7 +12,6 @@ INDEXES = (
     ("ix_runs_finished_at", "runs", ["finished_at"], "finished_at is not null"),
     ("ix_steps_due", "steps", ["available_at"], "sent_at < available_at"),
     ("ix_steps_waiting", "steps", ["queue", "sent_at"], "claim is null and sent_at >= available_at"),
-    ("ix_steps_attempted", "steps", ["worker", "sent_at"], "attempt > 0"),
 )
 OPTIONS = {
     "runs": "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,"
@@ -25,10 +24,10 @@ OPTIONS = {
 
 
 def upgrade() -> None:
-    # Another order of the letters alone: the rows stay as they are.
-    op.alter_column("steps", "worker", type_=sa.String(length=200, collation="C"))
+    # That of `runs`, which may be long, comes first: while it is built claims and renewals go on.
     for name, table, columns, where in INDEXES:
         op.create_index(name, table, columns, postgresql_where=sa.text(where))
+    op.execute('create index ix_steps_attempted on steps (worker collate "C", sent_at) where attempt > 0')
     for table, options in OPTIONS.items():
         op.execute(f"alter table {table} set ({options})")
 
@@ -39,6 +38,6 @@ def downgrade() -> None:
         op.execute(f"alter table {table} reset ({names})")
     for table in ("runs", "steps"):
         op.execute(f"alter table {table} set (fillfactor = 70)")
+    op.drop_index("ix_steps_attempted", table_name="steps")
     for name, table, _, _ in reversed(INDEXES):
         op.drop_index(name, table_name=table)
-    op.alter_column("steps", "worker", type_=sa.String(length=200, collation="default"))
