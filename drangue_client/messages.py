@@ -175,9 +175,9 @@ def _message_of(event: Event) -> Message | None:
         case "model_decision":
             message: Message = {"role": "assistant", "content": payload["text"]}
             if payload["tool_calls"]:
-                message["tool_calls"] = _copied(payload["tool_calls"])
+                message["tool_calls"] = copied(payload["tool_calls"])
             if payload.get("thinking_blocks"):
-                message["thinking_blocks"] = _copied(payload["thinking_blocks"])
+                message["thinking_blocks"] = copied(payload["thinking_blocks"])
             return message
         case "tool_result":
             names = ("call_id", "name", "content")
@@ -189,8 +189,8 @@ def _message_of(event: Event) -> Message | None:
             return None
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """JSON of its own: whoever is shown a conversation may change it, and events are read more than once."""
     if type(value) is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if type(value) is list else value
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if type(value) is list else value

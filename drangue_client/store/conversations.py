@@ -25,9 +25,10 @@ class Known:
     size: int = 0
 
     @property
-    def seen(self) -> int:
-        """The place of the last event; -1 where nothing is known."""
-        return len(self.events) - 1
+    def after(self) -> int:
+        """The place behind which to read: the last known event is read again, which shows that it is the same log. A
+        database that was restored, or failed over to a late replica, may hold another past of the same run."""
+        return max(-1, len(self.events) - 2)
 
 
 NOTHING = Known()
@@ -51,10 +52,10 @@ class Conversations:
     ) -> list[Event] | None:
         """The log up to `head`, from its known beginning and what was read after that, in `size` bytes of JSON; kept
         for the next time. None where the two do not fit together."""
-        if beginning.events and beginning.created_at != created_at:
-            return None
-        log = [*beginning.events, *tail]
-        if len(log) != head + 1 or (log and log[-1].seq != head):
+        log = [*beginning.events[:-1], *tail]
+        same = not beginning.events or (beginning.created_at == created_at and [*tail[:1]] == [*beginning.events[-1:]])
+        if not same or len(log) != head + 1 or (log and log[-1].seq != head):
+            self.forget(run_id)
             return None
         self._keep(run_id, Known(log, created_at, beginning.size + size))
         return log

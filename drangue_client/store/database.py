@@ -107,6 +107,7 @@ class Database:
                 broken = engine.dialect.is_disconnect(error, connection, None)
                 if broken and pooled:
                     pooled.invalidate()
+                    engine.dispose()  # the others that wait in the pool have died with it
                 raise DBAPIError.instance(statement, None, error, driver.Error, True, broken, engine.dialect) from error
             finally:
                 if pooled:

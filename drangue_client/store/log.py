@@ -153,7 +153,7 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
             return claim_here(self.db, self._conversations_here(), asks, lease_s)
         answers: list[Claimed | Exception | None] = []
         for some in _some(asks):
-            answers += claim_together(self.db, self._conversations_here(), some, lease_s)
+            answers += self._claim_together(some, lease_s)
         unreadable = [ask for ask, answer in zip(asks, answers, strict=True) if isinstance(answer, Exception)]
         if unreadable:  # a newer program can read them
             self.db.run(lambda c: [c.execute(_untouched(ask)) for ask in unreadable], durable=False)
@@ -241,6 +241,12 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         places = {run_id: iter(its) for run_id, its in answers.items()}
         return all_of([next(places[move.run_id]) for move in moves])
 
+    def _claim_together(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | Exception | None]:
+        try:
+            return claim_together(self.db, self._conversations_here(), asks, lease_s)
+        except (DatabaseError, ValueError) as error:  # of one of them, and none was claimed
+            return [error] if len(asks) == 1 else [one for ask in asks for one in self._claim_together([ask], lease_s)]
+
     def _settle_together(self, bundles: dict[str, list[Move]]) -> dict[str, list[Moved | Exception]]:
         try:
             settle = settle_here if self._onefile else settle_together
@@ -253,8 +259,8 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
             return list(self.db.run(lambda c: _settle_each(c, moves)))
         except DatabaseUnavailable:
             raise
-        except Exception as error:  # of one run, which is nothing to the others
-            return [error] * len(moves)
+        except Exception as error:  # of one of them: written apart, each says for itself
+            return [error] if len(moves) == 1 else [one for move in moves for one in self._settle_plainly([move])]
 
     def _conversations_here(self) -> Conversations:
         return self._conversations.setdefault(os.getpid(), Conversations())

@@ -141,7 +141,7 @@ def _claim(c: sqlite3.Connection, cache: Conversations, ask: Ask, lease_s: float
         decided = state["decision_seq"]
         read = _events(c, _ABOUT, ask.run_id, min(decided, since + 1), since, ask.step, decided)
     else:
-        read = _events(c, _AFTER, ask.run_id, beginning.seen)
+        read = _events(c, _AFTER, ask.run_id, beginning.after)
     return claimed_of(
         cache,
         ask,

@@ -218,8 +218,8 @@ steps = Table(
     Index(
         "ix_steps_waiting", "queue", "sent_at", postgresql_where=text("claim is null and sent_at >= available_at")
     ).ddl_if(dialect="postgresql"),
-    # What is or was at a worker: a sweep must not read a backlog to find the few steps that somebody holds. By bytes, so
-    # that a worker and its children lie together.
+    # What is or was at a worker: a sweep must not read a backlog to find the few steps that somebody holds. By bytes a
+    # worker and its children lie together.
     Index("ix_steps_attempted", text('worker COLLATE "C"'), "sent_at", postgresql_where=text("attempt > 0")).ddl_if(
         dialect="postgresql"
     ),

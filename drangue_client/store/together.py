@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from drangue_client.errors import UnknownRunError
 from drangue_client.events import FORMAT, Event, lift, normalise
 from drangue_client.folding import fold
 from drangue_client.run import ENDED, STATE_VERSION, Run, knows
@@ -35,15 +36,27 @@ _EVENTS = f"select json_agg({_EVENT} order by e.seq)::text from events e where e
 # Text, so that a snapshot of any version can be looked at before it is read.
 _KNOWN = f"coalesce((r.state ->> 'v')::int = {STATE_VERSION}, false)"
 
-# What a tool step needs lies behind its decision; who thinks needs everything, of which it may hold the beginning.
+
+def _tail(kind: str, step: str, after: str) -> str:
+    """What a tool step needs lies behind its decision; who thinks needs everything, of which it may hold the
+    beginning."""
+    return f"""
+    case when {kind} = 'tool' and {_KNOWN} then
+        ({_EVENTS} r.run_id and e.seq >= least((r.state ->> 'decision_seq')::int, r.state_seq + 1)
+            and (e.seq > r.state_seq or e.step = {step} or e.seq = (r.state ->> 'decision_seq')::int))
+    else
+        ({_EVENTS} r.run_id and e.seq > {after})
+    end"""
+
+
 CLAIM = f"""
 with hasty as materialized ({HASTY}),
 asked as (
     select * from unnest(%(runs)s::text[], %(steps)s::int[], %(tokens)s::text[], %(workers)s::text[],
-        %(executors)s::text[], %(seen)s::int[]) as a(run_id, step, token, worker, executor, seen)
+        %(executors)s::text[], %(after)s::int[]) as a(run_id, step, token, worker, executor, after)
 ),
 free as materialized (
-    select s.run_id, s.step, a.token, a.worker, a.seen
+    select s.run_id, s.step, a.token, a.worker, a.after
     from hasty, asked a join steps s on s.run_id = a.run_id and s.step = a.step join runs r on r.run_id = a.run_id
     where (s.claim is null or s.lease_until < now() or s.claim = a.token) and s.available_at <= now()
         and r.executor = a.executor and r.status not in {ENDED}
@@ -61,16 +74,17 @@ mine as (
         category = case when s.claim is null or s.claim = f.token then s.category else '{LAPSED}' end,
         sends = 0
     from free f where s.run_id = f.run_id and s.step = f.step
-    returning s.*, f.seen
+    returning s.*, f.after
 )
 select {_RUN}, m.claim, m.kind, m.name, m.attempt, m.failures, m.crashes, m.lost, m.tries, m.outcome, m.category,
-    case when m.kind = 'tool' and {_KNOWN} then
-        ({_EVENTS} m.run_id and e.seq >= least((r.state ->> 'decision_seq')::int, r.state_seq + 1)
-            and (e.seq > r.state_seq or e.step = m.step or e.seq = (r.state ->> 'decision_seq')::int))
-    else
-        ({_EVENTS} m.run_id and e.seq > m.seen)
-    end
+    {_tail("m.kind", "m.step", "m.after")}
 from mine m join runs r on r.run_id = m.run_id
+"""
+# A statement sees what was there when it began. Whoever held the step before may have begun an effect since, and before
+# the claim was made; after it nobody can.
+AGAIN = f"""
+select {_RUN}, {_tail("%(kind)s", "%(step)s", "%(after)s")}
+from runs r where r.run_id = %(run)s
 """
 
 LOOK = f"""
@@ -90,8 +104,9 @@ on conflict do nothing
 returning {_RUN}
 """
 
-# Checks come before writes: of a run whose log has moved on, or of whose claims one is lost, nothing is written.
-SETTLE = f"""
+# Checks come before writes: of a run whose log has moved on, or of whose claims one is lost, nothing is written. Of
+# several runs those that somebody has locked are left out: whoever waited for one would make others wait for all.
+_SETTLE = f"""
 with waiting as materialized (select set_config('synchronous_commit', 'off', true) where %(hasty)s),
 asked as materialized (
     select * from json_to_recordset(%(moves)s) as a(run_id text, head int, new_head int, state json, status text,
@@ -101,7 +116,7 @@ asked as materialized (
 locked as materialized (
     select r.run_id, r.head_seq, r.priority, coalesce((r.state ->> 'v')::int, 0) > {STATE_VERSION} as newer
     from runs r cross join (select count(*) from waiting) w where r.run_id = any(%(runs)s::text[])
-    order by r.run_id for no key update of r
+    order by r.run_id for no key update of r{{waiting}}
 ),
 held as materialized (
     select s.run_id, s.step from asked a join locked l on l.run_id = a.run_id and l.head_seq = a.head
@@ -145,6 +160,7 @@ select g.run_id, (select json_agg(json_build_array(o.step, o.kind, o.queue, o.pr
     order by o.step) from opened o where o.run_id = g.run_id)
 from good g
 """
+SETTLE, SETTLE_SEVERAL = _SETTLE.replace("{waiting}", ""), _SETTLE.replace("{waiting}", " skip locked")
 
 
 def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], lease_s: float) -> list[Any]:
@@ -161,7 +177,7 @@ def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], leas
             "tokens": [ask.token for ask in asked],
             "workers": [ask.worker for ask in asked],
             "executors": [ask.executor for ask in asked],
-            "seen": [known[ask.run_id].seen for ask in asked],
+            "after": [known[ask.run_id].after for ask in asked],
             "lease_s": float(lease_s),
         },
     )
@@ -178,6 +194,10 @@ def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], leas
 
 def _claimed(db: Database, cache: Conversations, ask: Ask, beginning: Known, row: Sequence[Any]) -> Claimed:
     _, *step, tail = row[_RUN_COLUMNS:]
+    kind, _, attempt, *_ = step
+    if attempt > 1:
+        asked = {"run": ask.run_id, "kind": kind, "step": ask.step, "after": beginning.after}
+        *row, tail = db.alone(AGAIN, asked)[0]
     read = events_in(tail), len(tail or "")
     return claimed_of(cache, ask, beginning, row, step, *read, lambda: events_in(_whole(db, ask.run_id)))
 
@@ -198,7 +218,9 @@ def claimed_of(
     state, since, head, created_at = row[RUN_FIELDS], row[RUN_FIELDS + 1], row[7], row[9]
     if not knows(state):
         since = -1
-    if kind != "tool" or since < 0:
+    if kind == "tool" and since < 0:
+        log = whole()
+    elif kind != "tool":
         told = cache.grown(ask.run_id, created_at, beginning, log, size, head)
         log = told if told is not None else whole()
     decisions = [event for event in log if event.type == "model_decision" and (event.step or 0) < ask.step]
@@ -242,9 +264,13 @@ def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, b
     rows = {row[0]: RunRow(*row[:RUN_FIELDS]) for row in db.alone(SUBMIT, {"new": json.dumps(told)})}
     fresh = set(rows)
     known = sorted({run.run_id for run in new} - fresh)
-    rows |= {run_id: look.row for run_id, look in look_together(db, known).items()} if known else {}
+    if known:
+        there = db.alone(f"select {_RUN} from runs r where r.run_id = any(%(runs)s::text[])", {"runs": known})
+        rows |= {row[0]: RunRow(*row[:RUN_FIELDS]) for row in there}
     answers = []
     for run in new:
+        if run.run_id not in rows:  # forgotten between the two statements
+            raise UnknownRunError(run.run_id)
         answers.append((rows[run.run_id], run.run_id in fresh))
         fresh.discard(run.run_id)
     return answers
@@ -261,7 +287,8 @@ def settle_together(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict
     missing was refused: nothing of it was written, and it is to be asked for plainly."""
     hasty = all(move.hasty for moves in bundles.values() for move in moves)
     moves = json.dumps(list(map(_bundle, bundles.values())))
-    rows = db.alone(SETTLE, {"moves": moves, "runs": list(bundles), "hasty": hasty})
+    statement = SETTLE if len(bundles) == 1 else SETTLE_SEVERAL
+    rows = db.alone(statement, {"moves": moves, "runs": list(bundles), "hasty": hasty})
     answers: dict[str, list[Moved]] = {}
     for run_id, opened in map(tuple, rows):
         left = {step: StepRef(run_id, step, *rest) for step, *rest in opened or ()}
@@ -277,7 +304,12 @@ def is_chain(moves: Sequence[Move]) -> bool:
     none does what only the plain way does."""
     heads = [move.head + len(move.facts) for move in moves]
     chained = all(move.head == head for move, head in zip(moves[1:], heads, strict=False))
-    return chained and not any(move.park or move.reopen or move.clear or move.wake_in_s is not None for move in moves)
+    reopened = any(move.claim.step in {one.step for one in move.opens} for move in moves if move.claim)
+    return (
+        chained
+        and not reopened
+        and not any(move.park or move.reopen or move.clear or move.wake_in_s is not None for move in moves)
+    )
 
 
 def opens_of(moves: Sequence[Move]) -> list[Open]:

@@ -58,7 +58,10 @@ class Batcher(Generic[Item, Answer]):
     def _send(self) -> None:
         self._busy = True
         batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-        self._hand(functools.partial(self._do, asyncio.get_running_loop(), batch))
+        try:
+            self._hand(functools.partial(self._do, asyncio.get_running_loop(), batch))
+        except RuntimeError as error:  # its threads have been shut down: the process ends
+            self._done(batch, [error] * len(batch))
 
     def _serve(self) -> None:
         for job in iter(self._jobs.get, None):
@@ -76,7 +79,10 @@ class Batcher(Generic[Item, Answer]):
 
     def _ask(self, items: Sequence[Item]) -> Sequence[Answer | BaseException]:
         try:
-            return self._work(items)
+            answers = self._work(items)
+            if len(answers) != len(items):
+                raise RuntimeError(f"{len(answers)} answers to {len(items)} questions")
+            return answers
         except PartlyFailed as error:
             return error.answers
         except BaseException as error:  # also one that ends a program: nobody waits for ever
@@ -84,8 +90,6 @@ class Batcher(Generic[Item, Answer]):
 
     def _done(self, batch: Batch, answers: Sequence[Answer | BaseException]) -> None:
         self._busy = False
-        if self._waiting:
-            self._send()
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():  # cancelled by whoever asked
                 continue
@@ -93,3 +97,5 @@ class Batcher(Generic[Item, Answer]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        if self._waiting:
+            self._send()

@@ -62,9 +62,11 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
     The verdict `lost`: nothing was written, the claim is no longer its asker's. Raises for one what it raises alone,
     and PartlyFailed for several.
     """
-    answers: dict[int, Moved | Exception] = {}
-    looks = _looks(runtime, nexts)
-    todo = list(range(len(nexts)))
+    looks, unreadable = _looks(runtime, nexts)
+    answers: dict[int, Moved | Exception] = {
+        place: unreadable[one.run_id] for place, one in enumerate(nexts) if one.run_id in unreadable
+    }
+    todo = [place for place in range(len(nexts)) if place not in answers]
     while todo:
         chains = {run_id: _Chain(look, look) for run_id, look in looks.items()}
         decided: list[tuple[int, Look, Plan, Move]] = []
@@ -98,8 +100,9 @@ def _is_written(moved: Moved | Exception) -> bool:
     return isinstance(moved, Moved) and moved.verdict == "ok"
 
 
-def _looks(runtime: Runtime, nexts: Sequence[Next]) -> dict[str, Look]:
-    """The runs as they are known to stand: the newest look of those that the settling steps bring, else a new one."""
+def _looks(runtime: Runtime, nexts: Sequence[Next]) -> tuple[dict[str, Look], dict[str, Exception]]:
+    """The runs as they are known to stand: the newest look of those that the settling steps bring, else a new one. And
+    what kept runs from being read, which is nothing to the others."""
     looks: dict[str, Look] = {}
     for one in nexts:
         if one.look is not None:
@@ -107,7 +110,22 @@ def _looks(runtime: Runtime, nexts: Sequence[Next]) -> dict[str, Look]:
             newer = max(other, one.look, key=lambda look: look.row.head_seq)
             looks[one.run_id] = replace(newer, now=max(other.now, one.look.now)) if other is not one.look else newer
     unknown = sorted({one.run_id for one in nexts} - looks.keys())
-    return looks | (runtime.log.looks(unknown) if unknown else {})
+    failed: dict[str, Exception] = {}
+    if unknown:
+        try:
+            return looks | runtime.log.looks(unknown), failed
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            failed = {unknown[0]: error} if len(unknown) == 1 else failed
+    for run_id in unknown if len(unknown) > 1 else ():
+        try:
+            looks |= runtime.log.looks([run_id])
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            failed[run_id] = error
+    return looks, failed
 
 
 def _decide(runtime: Runtime, one: Next, chain: _Chain | None) -> tuple[Look, Plan, Move] | None:

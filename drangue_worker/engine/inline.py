@@ -154,7 +154,7 @@ async def drive(runtime: Runtime, look: Look, first: Sequence[Fact] = (), moved:
                     over.set()
                 else:  # the database's clock decides, and it may have been set back
                     ends_at = _ends_at(look)
-            runtime.alone = len(opened) == 1 and not running
+            runtime.alone = len(opened) == 1 and not running and not told_to_stop()
             if runtime.alone and ends_at == math.inf:  # nothing else can happen meanwhile: a task would be for nothing
                 performed = await perform(runtime, run_id, opened[0].step)
                 if told_to_stop():  # and the step has been given back

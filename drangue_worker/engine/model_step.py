@@ -12,7 +12,7 @@ from typing import Any
 from drangue_client.budget import INPUT_COUNTS, OUTPUT_COUNTS, spent_on
 from drangue_client.errors import TransientError, may_have_cost
 from drangue_client.events import Event, Fact
-from drangue_client.messages import Message, conversation, recollection
+from drangue_client.messages import Message, conversation, copied, recollection
 from drangue_client.terms import Terms
 from drangue_worker.engine.decision import decision_payload, refused_calls
 from drangue_worker.engine.runtime import Watcher
@@ -110,7 +110,7 @@ def _system(instructions: str, events: Sequence[Event]) -> str:
 
 def _offered(told: dict[str, Any]) -> Tool:
     """A tool as the run recorded it, to be shown to a model; whoever performs its calls has the function."""
-    return Tool(told["name"], told["description"], told["input_schema"], _shown_only)
+    return Tool(told["name"], told["description"], copied(told["input_schema"]), _shown_only)
 
 
 def _shown_only(**_: Any) -> None:

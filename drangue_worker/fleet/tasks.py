@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from celery import Celery
 
+from drangue_client import checks
 from drangue_client.errors import UnknownRunError
 from drangue_client.wire.queue import CALL_MODEL, CALL_TOOL, COORDINATE, PREPARE
 from drangue_worker.engine.coordinate import Next, move_on
@@ -81,10 +82,12 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 def _is_id(run_id: object) -> bool:
     """Whoever can write to Redis can write anything there: what is no id is dropped here."""
-    ok = isinstance(run_id, str) and 0 < len(run_id) <= 200
-    if not ok:
+    try:
+        checks.printable("run_id", run_id)
+    except (TypeError, ValueError):
         log.warning("message_dropped")
-    return ok
+        return False
+    return True
 
 
 def _is_step(step: object) -> bool:

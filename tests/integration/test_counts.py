@@ -12,11 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
+from drangue_client.errors import FormatError, UnknownRunError
 from drangue_client.events import Fact
 from drangue_client.settings import Settings
 from drangue_client.store import PostgresStore
-from drangue_client.store.together import SETTLE, SUBMIT
-from drangue_client.store.values import Ask, NewRun
+from drangue_client.store.together import SETTLE, SETTLE_SEVERAL, SUBMIT
+from drangue_client.store.values import Ask, NewRun, PartlyFailed
 from drangue_worker import Agent, tool
 from drangue_worker.engine.batching import MOST
 from drangue_worker.engine.coordinate import Next, coordinate, move_on
@@ -45,7 +46,9 @@ def counted(log: PostgresStore) -> Iterator[Counter[str]]:
 
     def note(statement: str, values: Any) -> None:
         seen["statements"] += 1
-        seen["durable commits"] += statement == SUBMIT or (statement == SETTLE and not values["hasty"])
+        seen["durable commits"] += statement == SUBMIT or (
+            statement in (SETTLE, SETTLE_SEVERAL) and not values["hasty"]
+        )
 
     for use in ("durable", "hasty"):
         event.listen(log.db.engine(use), "before_cursor_execute", lambda *_: seen.update(["statements"]))
@@ -142,5 +145,30 @@ def test_what_waits_together_costs_what_one_costs(database_url: str, long_agent:
         assert seen == {"statements": 5, "durable commits": 2}
     assert [one.verdict for one in moved] == ["ok"] * MOST
     assert {row.status for row in log.runs(limit=MOST)} == {"completed"}
+    runtime.close()
+    log.close()
+
+
+def test_a_run_that_cannot_be_read_is_nothing_to_those_beside_it(database_url: str, long_agent: Agent) -> None:
+    """In a rolling deploy an old worker meets newer logs in the same batch as results that it must record."""
+    log = PostgresStore(database_url)
+    runtime = Runtime(log, OneAgent([long_agent.blueprint]), Settings(), worker="test/1", executor="celery")
+    log.submit([NewRun(name, "agent", "go") for name in ("good", "newer")])
+    move_on(runtime, [Next("good"), Next("newer")])
+    log.db.run(lambda c: c.exec_driver_sql("update events set format = 99 where run_id = 'newer'"))
+    log.db.run(lambda c: c.exec_driver_sql("update runs set state = null where run_id = 'newer'"))
+    claims = log.claim([Ask("good", 1, "g" * 32, "test/1")], 15.0)
+    assert claims[0] is not None
+    decision = Fact("model_decision", {"text": "done", "tool_calls": [], "usage": None, "model": "m"}, 1)
+    with pytest.raises(PartlyFailed) as raised:
+        move_on(runtime, [Next("newer"), Next("nobody"), Next("good", (decision,), claims[0].ask, claims[0].look)])
+    newer, nobody, good = raised.value.answers
+    assert isinstance(newer, FormatError)
+    assert isinstance(nobody, UnknownRunError)
+    assert good.verdict == "ok"
+    with pytest.raises(PartlyFailed) as raised:
+        log.claim([Ask("newer", 1, "n" * 32, "test/1"), Ask("good", 9, "h" * 32, "test/1")], 15.0)
+    assert [type(answer) for answer in raised.value.answers] == [FormatError, type(None)]
+    assert log.look("good").row.status == "completed"
     runtime.close()
     log.close()
