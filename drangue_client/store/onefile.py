@@ -4,7 +4,7 @@ The counterpart of `together`, whose shapes it shares. `claiming`, `settling` an
 word on what a claim and a move do. There are no round trips to save here, but every statement that SQLAlchemy builds
 costs ten times what SQLite takes to do it: these are strings, so that the driver has them prepared.
 
-Readers take no lock, since a file that is written to can be read as it was. Who writes takes the only one there is.
+Readers take no lock of the file, since it can be read as it was while it is written to. Who writes takes the only one.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class Log(Protocol):
         order."""
 
     def claim(self, asks: Sequence[Ask], lease_s: float) -> list[Claimed | None]:
-        """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk."""
+        """Claim steps; None where a step is held, settled, not due or not there. Does not wait for the disk. Where one
+        of several cannot be read it is left unclaimed, and PartlyFailed has the answers."""
 
     def begin(self, ask: Ask, fact: Fact, *, again: bool = False) -> bool:
         """Record, durably, that an irreversible step begins. False: the claim is not ours, the turn is over, or it
@@ -96,7 +97,7 @@ class Log(Protocol):
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         """Write moves, each whole or not at all. Of one run there may be several, each decided from what the one before
-        it writes; behind a refused one all are refused."""
+        it writes; behind a refused one all are refused. Where one of several fails, PartlyFailed has the answers."""
 
     def held(self, run_id: str) -> list[Held]:
         """The steps of a run that are claimed, or have begun or an outcome, whether it has ended or not."""

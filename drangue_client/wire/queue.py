@@ -127,7 +127,7 @@ class Sender:
 
     @property
     def app(self) -> Any:
-        """The Celery app that sends: the worker's own, or one made here."""
+        """The Celery app that asks workers: the worker's own, or one made here. Messages go past it."""
         if self._app is None:
             from drangue_client.wire.broker import sending_app
 

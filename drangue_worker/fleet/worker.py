@@ -32,8 +32,7 @@ LOG_THREADS = 4  # more only contend for the interpreter
 
 class FleetRuntime:
     """What the tasks and the sweeper of one worker share. `worker` names it in claims, and with a
-    child's process id behind it the child that does the work. Hints are sent through `app`, or through an app of our
-    own, whose settings nobody else changes."""
+    child's process id behind it the child that does the work. `app` is asked who works; hints go past it."""
 
     def __init__(self, settings: Settings, registry: Registry, app: Celery | None) -> None:
         self.settings = settings

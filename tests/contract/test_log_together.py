@@ -142,9 +142,7 @@ class TestOnPostgres:
         assert log.claim([ask()], LEASE_S)[0] is not None
         assert log.submit([NewRun("next", "oncall", "go")])[0][1]
 
-    def test_a_batch_does_not_wait_for_a_run_that_somebody_has_locked(
-        self, postgres_logs: tuple[SqlLog, SqlLog]
-    ) -> None:
+    def test_a_batch_waits_for_nobody_who_has_locked_a_run(self, postgres_logs: tuple[SqlLog, SqlLog]) -> None:
         """An application may hold one run in a transaction of its own: the others' results are not its business."""
         log, other = postgres_logs
         for name in ("a", "b"):
