@@ -37,9 +37,9 @@ from tests.contract.log_scenes import (
 def chained(look: Look, *ends: tuple[Fact, Ask, tuple[Open, ...]]) -> list[Move]:
     """The moves of siblings, each decided from what the one before it will have written."""
     moves, run, head = [], look.run, look.row.head_seq
-    for fact, claim, opens in ends:
+    for fact, held, opens in ends:
         run = fold([fact.at(head + 1)], onto=run)
-        moves.append(Move(look.row.run_id, head, run, (fact,), opens, claim))
+        moves.append(Move(look.row.run_id, head, run, (fact,), opens, held))
         head += 1
     return moves
 
