@@ -77,6 +77,10 @@ class Backlog:
         """The other half."""
         self.sender.steps(ref for ref, _, _ in self.log.open_steps(run_id))
 
+    def in_doubt(self) -> int:
+        """How many steps have waited for longer than sweepers are patient."""
+        return sum(len(state.doubtful) for state in self.log.queues(PATIENCE_S, RUNS * TOOLS))
+
     def unclaimed(self) -> set[Key]:
         """The steps that nobody has taken."""
         with psycopg.connect(self.url) as connection:
@@ -148,7 +152,7 @@ def backlog(database_url: str, redis_url: str) -> Iterator[Backlog]:
             made.fill(f"r{number}")
         assert made.messages() == Counter(made.unclaimed())
         assert made.messages().total() == RUNS * TOOLS
-        wait_until(lambda: len(made.log.queues(PATIENCE_S, RUNS * TOOLS)[0].doubtful) == RUNS * TOOLS, 10)
+        wait_until(lambda: made.in_doubt() == RUNS * TOOLS, 10)
         yield made
 
 
