@@ -92,7 +92,6 @@ class Database:
         """Run one statement of Postgres' own, which is a transaction by itself: one round trip in all, past everything
         of SQLAlchemy but its pool. It waits for the disk unless it says otherwise, as HASTY does. Raises
         DatabaseUnavailable, and of SQLAlchemy's errors those that its connections raise."""
-
         engine = self.engine("alone")
         driver: Any = engine.dialect.loaded_dbapi
 

@@ -1,16 +1,18 @@
-"""What is asked about steps that somebody holds: whose turn is over, whose time is, and who may be told to stop."""
+"""Steps that somebody holds: kept alive, given back, and asked about, whose turn or time is over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, literal_column, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, case, literal_column, or_, select, tuple_, update
 
+from drangue_client.events import normalise
 from drangue_client.run import OVER
 from drangue_client.store.database import Database
-from drangue_client.store.reading import begun, held, held_step, held_steps
+from drangue_client.store.reading import begun, held, held_step, held_steps, step_ref, unclaimed
 from drangue_client.store.tables import bytewise, now, runs, steps
-from drangue_client.store.values import Ask, Held
+from drangue_client.store.values import REAPED, Ask, Held, Release, StepRef
 
 
 class Holding:
@@ -44,6 +46,55 @@ class Holding:
     def held(self, run_id: str) -> list[Held]:
         query = held_steps().where(steps.c.run_id == run_id).order_by(steps.c.step)
         return self.db.run(lambda c: [held_step(row) for row in c.execute(query).mappings()])
+
+    def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
+        kept = update(steps).where(*held(ask)).values(outcome=normalise(outcome))
+        return self.db.run(lambda c: bool(c.execute(kept).rowcount))
+
+    def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
+        keys = [(ask.run_id, ask.step) for ask in asks]
+        held = and_(tuple_(steps.c.run_id, steps.c.step).in_(keys), steps.c.claim.in_([ask.token for ask in asks]))
+
+        def work(c: Connection) -> set[str]:
+            free = (
+                select(steps.c.run_id, steps.c.step)
+                .where(held)
+                .order_by(steps.c.run_id, steps.c.step)
+                .with_for_update(skip_locked=True)
+            )
+            c.execute(
+                update(steps)
+                .where(tuple_(steps.c.run_id, steps.c.step).in_(free), held)
+                .values(lease_until=now(lease_s))
+            )
+            # Asked apart, since a row that somebody has locked just now was skipped above and is still held.
+            return set(c.execute(select(steps.c.claim).where(held)).scalars())
+
+        return self.db.run(work, durable=False) if asks else set()
+
+    def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
+        def one(c: Connection, release: Release) -> StepRef | None:
+            interrupted = release.lost and release.delay_s <= 0
+            values = unclaimed(None if interrupted else release.delay_s) | {
+                "failures": steps.c.failures + int(release.failed),
+                "lost": steps.c.lost + int(release.lost),
+                "category": release.category,
+            }
+            if release.tries is not None:
+                values["tries"] = normalise(release.tries)
+            given_back = update(steps).where(*held(release.ask)).values(values).returning(*steps.c)
+            row = c.execute(given_back).mappings().first()
+            return step_ref(row, urgent=interrupted) if row else None
+
+        return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
+
+    def release_worker(self, worker: str, category: str = "drained") -> list[StepRef]:
+        counted = "crashes" if category == REAPED else "lost"
+        values = {**unclaimed(None), counted: steps.c[counted] + 1, "category": category}
+        given_back = update(steps).where(of_worker(worker)).values(values).returning(*steps.c)
+        return self.db.run(
+            lambda c: [step_ref(row, urgent=True) for row in c.execute(given_back).mappings()], durable=False
+        )
 
 
 def of_child(worker: str) -> ColumnElement[bool]:

@@ -13,26 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    URL,
-    ColumnElement,
-    Connection,
-    and_,
-    case,
-    inspect,
-    literal,
-    select,
-    text,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import URL, Connection, and_, case, inspect, select, text, update
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateColumn
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError
-from drangue_client.events import Event, Fact, normalise
+from drangue_client.events import Event, Fact
 from drangue_client.run import ENDED, MOVING
 from drangue_client.store.checking import Checking
 from drangue_client.store.claiming import claim_step
@@ -40,34 +26,18 @@ from drangue_client.store.conversations import Conversations
 from drangue_client.store.counting import Counting
 from drangue_client.store.database import Database
 from drangue_client.store.forgetting import Forgetting
-from drangue_client.store.holding import Holding, of_worker
+from drangue_client.store.holding import Holding
 from drangue_client.store.listing import Listing
 from drangue_client.store.onefile import claim_here, events_here, look_here, open_steps_here, settle_here, submit_here
-from drangue_client.store.reading import (
-    begun,
-    events_of,
-    folded,
-    held,
-    look_at,
-    row_of,
-    run_row,
-    step_ref,
-    unclaimed,
-)
-from drangue_client.store.settling import append_facts, settle_move
+from drangue_client.store.reading import begun, events_of, held, look_now, step_ref, unclaimed
+from drangue_client.store.serving import Serving
+from drangue_client.store.settling import append_facts, settle_each
+from drangue_client.store.submitting import submit_run
 from drangue_client.store.sweeping import Sweeping
-from drangue_client.store.tables import agents, metadata, now, runs, steps
-from drangue_client.store.together import (
-    MOST,
-    claim_together,
-    is_chain,
-    look_together,
-    settle_together,
-    submit_together,
-)
+from drangue_client.store.tables import metadata, now, runs, steps
+from drangue_client.store.together import claim_together, is_chain, look_together, settle_together, submit_together
 from drangue_client.store.values import (
-    REAPED,
-    AgentRow,
+    MOST,
     Ask,
     Claimed,
     Look,
@@ -75,7 +45,6 @@ from drangue_client.store.values import (
     Moved,
     NewRun,
     QueueState,
-    Release,
     RunRow,
     StepRef,
     all_of,
@@ -85,7 +54,7 @@ T = TypeVar("T")
 Item = TypeVar("Item", NewRun, Move)
 
 
-class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
+class SqlLog(Listing, Sweeping, Holding, Serving, Checking, Counting, Forgetting):
     """A Log in the database at `url`. On SQLite the tables are made on opening; on Postgres by `drangue migrate`."""
 
     _plain = True  # also what rides on a transaction of somebody else's, in which every statement has its place
@@ -119,12 +88,12 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
 
     def submit(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
         if self._plain or not new:
-            return self.db.run(lambda c: _by_run(new, lambda its: [_submit(c, run) for run in its]))
+            return self.db.run(lambda c: _by_run(new, lambda its: [submit_run(c, run) for run in its]))
         return (submit_here if self._onefile else submit_together)(self.db, new)
 
     def look(self, run_id: str) -> Look:
         if self._plain:
-            return self.db.run(lambda c: _look(c, run_id))
+            return self.db.run(lambda c: look_now(c, run_id))
         try:
             return self.looks([run_id])[run_id]
         except KeyError:
@@ -176,58 +145,9 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
         except ConflictError:  # this attempt has begun: the answer was lost, and it was asked again
             return False
 
-    def keep(self, ask: Ask, outcome: dict[str, Any]) -> bool:
-        kept = update(steps).where(*held(ask)).values(outcome=normalise(outcome))
-        return self.db.run(lambda c: bool(c.execute(kept).rowcount))
-
-    def renew(self, asks: Sequence[Ask], lease_s: float) -> set[str]:
-        keys = [(ask.run_id, ask.step) for ask in asks]
-        held = and_(tuple_(steps.c.run_id, steps.c.step).in_(keys), steps.c.claim.in_([ask.token for ask in asks]))
-
-        def work(c: Connection) -> set[str]:
-            free = (
-                select(steps.c.run_id, steps.c.step)
-                .where(held)
-                .order_by(steps.c.run_id, steps.c.step)
-                .with_for_update(skip_locked=True)
-            )
-            c.execute(
-                update(steps)
-                .where(tuple_(steps.c.run_id, steps.c.step).in_(free), held)
-                .values(lease_until=now(lease_s))
-            )
-            # Asked apart, since a row that somebody has locked just now was skipped above and is still held.
-            return set(c.execute(select(steps.c.claim).where(held)).scalars())
-
-        return self.db.run(work, durable=False) if asks else set()
-
-    def release(self, releases: Sequence[Release]) -> list[StepRef | None]:
-        def one(c: Connection, release: Release) -> StepRef | None:
-            interrupted = release.lost and release.delay_s <= 0
-            values = unclaimed(None if interrupted else release.delay_s) | {
-                "failures": steps.c.failures + int(release.failed),
-                "lost": steps.c.lost + int(release.lost),
-                "category": release.category,
-            }
-            if release.tries is not None:
-                values["tries"] = normalise(release.tries)
-            given_back = update(steps).where(*held(release.ask)).values(values).returning(*steps.c)
-            row = c.execute(given_back).mappings().first()
-            return step_ref(row, urgent=interrupted) if row else None
-
-        return self.db.run(lambda c: [one(c, release) for release in releases], durable=False)
-
-    def release_worker(self, worker: str, category: str = "drained") -> list[StepRef]:
-        counted = "crashes" if category == REAPED else "lost"
-        values = {**unclaimed(None), counted: steps.c[counted] + 1, "category": category}
-        given_back = update(steps).where(of_worker(worker)).values(values).returning(*steps.c)
-        return self.db.run(
-            lambda c: [step_ref(row, urgent=True) for row in c.execute(given_back).mappings()], durable=False
-        )
-
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         if self._plain:
-            return self.db.run(lambda c: _by_run(moves, lambda its: _settle_each(c, its)))
+            return self.db.run(lambda c: _by_run(moves, lambda its: settle_each(c, its)))
         bundles: dict[str, list[Move]] = {}
         for move in moves:
             bundles.setdefault(move.run_id, []).append(move)
@@ -256,7 +176,7 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
 
     def _settle_plainly(self, moves: Sequence[Move]) -> list[Moved | Exception]:
         try:
-            return list(self.db.run(lambda c: _settle_each(c, moves)))
+            return list(self.db.run(lambda c: settle_each(c, moves)))
         except DatabaseUnavailable:
             raise
         except Exception as error:  # of one of them: written apart, each says for itself
@@ -281,31 +201,6 @@ class SqlLog(Listing, Sweeping, Holding, Checking, Counting, Forgetting):
             ]
         )
 
-    # Agents
-
-    def register(self, rows: Sequence[AgentRow]) -> None:
-        make = postgres_insert if self.db.postgres else sqlite_insert
-
-        def work(c: Connection) -> None:
-            for row in sorted(rows, key=lambda row: row.name):
-                values = {"fingerprint": row.fingerprint, "summary": row.summary, "seen_at": now()}
-                c.execute(
-                    make(agents)
-                    .values(name=row.name, **values)
-                    .on_conflict_do_update(index_elements=["name"], set_=values)
-                )
-
-        self.db.run(work, durable=False)
-
-    def agents(self) -> list[AgentRow]:
-        query = select(agents).order_by(agents.c.name)
-        return self.db.run(
-            lambda c: [
-                AgentRow(row["name"], row["fingerprint"], row["summary"], row["seen_at"])
-                for row in c.execute(query).mappings()
-            ]
-        )
-
     # What sweeps look for stands in `sweeping`.
 
     def queues(self, patience_s: float, limit: int = 100) -> list[QueueState]:
@@ -322,15 +217,6 @@ def _by_run(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[T]]
     return [next(answers[item.run_id]) for item in items]
 
 
-def _settle_each(c: Connection, moves: Sequence[Move]) -> list[Moved]:
-    """Write the moves of one run, each decided from what the one before it writes: behind a refused one all are."""
-    answers: list[Moved] = []
-    for move in moves:
-        refused = answers and answers[-1].verdict != "ok"
-        answers.append(Moved("moved", look=_look(c, move.run_id)) if refused else settle_move(c, move))
-    return answers
-
-
 def _some(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + MOST] for start in range(0, len(items), MOST))
 
@@ -345,11 +231,6 @@ def _make_tables(c: Connection) -> None:
                 c.execute(text(f"alter table {table.name} add column {CreateColumn(column).compile(c.engine)}"))
 
 
-def _look(c: Connection, run_id: str) -> Look:
-    row = row_of(c, run_id)
-    return look_at(row, events_of(c, run_id, after=folded(row)))
-
-
 def _untouched(ask: Ask) -> Any:
     """What takes a claim back as if it had not been made; a sweep sends the step again in its time."""
     return update(steps).where(*held(ask)).values(**unclaimed(None), attempt=steps.c.attempt - 1)
@@ -357,35 +238,3 @@ def _untouched(ask: Ask) -> Any:
 
 def _locked(run_id: str) -> Any:
     return select(runs.c.head_seq, runs.c.status).where(runs.c.run_id == run_id).with_for_update(key_share=True)
-
-
-def _later(moment: float, other: now) -> ColumnElement[float]:
-    """The later of a moment, in epoch seconds, and another."""
-    at = literal(moment, other.type)
-    return case((at > other, at), else_=other)
-
-
-def _submit(c: Connection, run: NewRun) -> tuple[RunRow, bool]:
-    make = postgres_insert if c.dialect.name == "postgresql" else sqlite_insert
-    inserted = c.execute(
-        make(runs)
-        .values(
-            run_id=run.run_id,
-            agent=run.agent,
-            status="queued",
-            executor=run.executor,
-            priority=run.priority,
-            labels=normalise(run.labels),
-            input=normalise(run.input),
-            overrides=normalise(run.overrides),
-            head_seq=-1,
-            state_seq=-1,
-            wake_at=now(run.wake_in_s) if run.not_before is None else _later(run.not_before, now(run.wake_in_s)),
-            created_at=now(),
-            updated_at=now(),
-        )
-        .on_conflict_do_nothing()
-        .returning(*runs.c)
-    )
-    row = inserted.mappings().first()
-    return (run_row(row), True) if row else (run_row(row_of(c, run.run_id)), False)

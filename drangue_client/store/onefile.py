@@ -19,7 +19,9 @@ from drangue_client.events import FORMAT, Event, lift, normalise
 from drangue_client.run import ENDED, STATE_VERSION, knows
 from drangue_client.store.conversations import Conversations
 from drangue_client.store.database import Database
-from drangue_client.store.together import RUN_FIELDS, claimed_of, look_of, opens_of
+from drangue_client.store.settling import told_by
+from drangue_client.store.statements import RUN_FIELDS
+from drangue_client.store.together import claimed_of, look_of, opens_of
 from drangue_client.store.values import LAPSED, Ask, Look, Move, Moved, NewRun, RunRow, StepRef
 
 MOST_ROWS = 500  # of one statement: SQLite binds no more than 32,766 values
@@ -201,14 +203,11 @@ def _projections(moves: Sequence[Move], head: int, now: float) -> dict[str, Any]
         "asked": run.asked,
         "updated_at": now,
     }
-    for move in moves:
-        for fact in move.facts:
-            if fact.type == "run_started":
-                values["terms"] = json.dumps(fact.payload["config"])
-            elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
-                values |= {"finished_at": now, "error": fact.payload.get("error")}
-        if not move.run.ended:
-            values |= {"finished_at": None, "error": None}
+    told = told_by(moves)
+    if "terms" in told:
+        values["terms"] = json.dumps(told["terms"])
+    if "ending" in told:
+        values |= {"finished_at": now if told["ending"] == "ends" else None, "error": told.get("error")}
     return values
 
 

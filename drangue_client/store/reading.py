@@ -49,6 +49,12 @@ def look_at(row: RowMapping, tail: Sequence[Event]) -> Look:
     return Look(run_row(row), run, row["now"])
 
 
+def look_now(c: Connection, run_id: str) -> Look:
+    """The run as it stands; UnknownRunError if there is none."""
+    row = row_of(c, run_id)
+    return look_at(row, events_of(c, run_id, after=folded(row)))
+
+
 def events_of(c: Connection, run_id: str, after: int = -1, *more: Any) -> list[Event]:
     """The events after a place, and those that `more` conditions name, oldest first."""
     wanted = or_(events.c.seq > after, *more) if more else events.c.seq > after

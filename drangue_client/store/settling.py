@@ -16,7 +16,17 @@ from sqlalchemy.exc import IntegrityError
 from drangue_client.errors import ConflictError
 from drangue_client.events import FORMAT, Fact
 from drangue_client.run import outlives
-from drangue_client.store.reading import events_of, folded, held, look_at, row_of, step_ref, unclaimed, worth_keeping
+from drangue_client.store.reading import (
+    events_of,
+    folded,
+    held,
+    look_at,
+    look_now,
+    row_of,
+    step_ref,
+    unclaimed,
+    worth_keeping,
+)
 from drangue_client.store.tables import events, now, runs, steps
 from drangue_client.store.values import Ask, Move, Moved, Open, StepRef
 
@@ -52,14 +62,36 @@ def _projections(row: RowMapping, move: Move) -> dict[str, Any]:
     }
     if not outlives(row["state"]):  # a newer program's snapshot is left alone; readers fold the tail
         values |= {"state": run.to_snapshot(), "state_seq": run.seq}
-    for fact in move.facts:
-        if fact.type == "run_started":
-            values["terms"] = fact.payload["config"]
-        elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
-            values |= {"finished_at": now(), "error": fact.payload.get("error")}
-    if not run.ended:
-        values |= {"finished_at": None, "error": None}
+    told = told_by([move])
+    if "terms" in told:
+        values["terms"] = told["terms"]
+    if "ending" in told:
+        values |= {"finished_at": now() if told["ending"] == "ends" else None, "error": told.get("error")}
     return values
+
+
+def told_by(moves: Sequence[Move]) -> dict[str, Any]:
+    """What moves of one run, one behind the other, say of it: its `terms` where they start it, and as `ending` whether
+    it "ends" by them, with its `error`, or "goes on". No `ending` where it has ended before and stays so."""
+    told: dict[str, Any] = {}
+    for move in moves:
+        for fact in move.facts:
+            if fact.type == "run_started":
+                told["terms"] = fact.payload["config"]
+            elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
+                told |= {"ending": "ends", "error": fact.payload.get("error")}
+        if not move.run.ended:
+            told |= {"ending": "goes on", "error": None}
+    return told
+
+
+def settle_each(c: Connection, moves: Sequence[Move]) -> list[Moved]:
+    """Write the moves of one run, each decided from what the one before it writes: behind a refused one all are."""
+    answers: list[Moved] = []
+    for move in moves:
+        refused = answers and answers[-1].verdict != "ok"
+        answers.append(Moved("moved", look=look_now(c, move.run_id)) if refused else settle_move(c, move))
+    return answers
 
 
 def _wake_at(move: Move) -> Any:

@@ -2,7 +2,7 @@
 
 `claiming` and `settling` are the plain way, one statement after the other, and the word on what a claim and a move do;
 what is said here in SQL says the same. Whatever is out of the ordinary (a move that was refused, or that ends a turn
-before its time) is left to them. Runs are locked in the order of their ids, then steps; a claim waits for nobody.
+before its time) is left to them.
 """
 
 from __future__ import annotations
@@ -14,153 +14,26 @@ from functools import lru_cache
 from typing import Any
 
 from drangue_client.errors import UnknownRunError
-from drangue_client.events import FORMAT, Event, lift, normalise
+from drangue_client.events import Event, lift, normalise
 from drangue_client.folding import fold
-from drangue_client.run import ENDED, STATE_VERSION, Run, knows
+from drangue_client.run import Run, knows
 from drangue_client.store.conversations import Conversations, Known
-from drangue_client.store.database import HASTY, Database
-from drangue_client.store.values import LAPSED, Ask, Claimed, Look, Move, Moved, NewRun, Open, RunRow, StepRef
+from drangue_client.store.database import Database
+from drangue_client.store.settling import told_by
+from drangue_client.store.statements import (
+    AGAIN,
+    CLAIM,
+    LOOK,
+    ROWS,
+    RUN_COLUMNS,
+    RUN_FIELDS,
+    SETTLE,
+    SETTLE_SEVERAL,
+    SUBMIT,
+    WHOLE,
+)
+from drangue_client.store.values import Ask, Claimed, Look, Move, Moved, NewRun, Open, RunRow, StepRef
 from drangue_client.terms import Terms
-
-MOST = 32  # of one statement: more costs as much by the piece
-
-_RUN = """r.run_id, r.agent, r.status, r.executor, r.priority, r.labels, r.input, r.head_seq, r.error,
-    extract(epoch from r.created_at)::float8, extract(epoch from r.updated_at)::float8,
-    extract(epoch from r.finished_at)::float8, extract(epoch from r.wake_at)::float8, r.overrides,
-    extract(epoch from r.deadline_at)::float8, r.unknown, r.state, r.state_seq, r.terms::text,
-    extract(epoch from now())::float8"""
-_RUN_COLUMNS, RUN_FIELDS = 20, 16  # of which the first are a RunRow's
-
-_EVENT = "json_build_array(e.seq, e.type, e.payload, extract(epoch from e.ts)::float8, e.duration_ms, e.step, e.format)"
-_EVENTS = f"select json_agg({_EVENT} order by e.seq)::text from events e where e.run_id ="
-# Text, so that a snapshot of any version can be looked at before it is read.
-_KNOWN = f"coalesce((r.state ->> 'v')::int = {STATE_VERSION}, false)"
-
-
-def _tail(kind: str, step: str, after: str) -> str:
-    """What a tool step needs lies behind its decision; who thinks needs everything, of which it may hold the
-    beginning."""
-    return f"""
-    case when {kind} = 'tool' and {_KNOWN} then
-        ({_EVENTS} r.run_id and e.seq >= least((r.state ->> 'decision_seq')::int, r.state_seq + 1)
-            and (e.seq > r.state_seq or e.step = {step} or e.seq = (r.state ->> 'decision_seq')::int))
-    else
-        ({_EVENTS} r.run_id and e.seq > {after})
-    end"""
-
-
-CLAIM = f"""
-with hasty as materialized ({HASTY}),
-asked as (
-    select * from unnest(%(runs)s::text[], %(steps)s::int[], %(tokens)s::text[], %(workers)s::text[],
-        %(executors)s::text[], %(after)s::int[]) as a(run_id, step, token, worker, executor, after)
-),
-free as materialized (
-    select s.run_id, s.step, a.token, a.worker, a.after
-    from hasty, asked a join steps s on s.run_id = a.run_id and s.step = a.step join runs r on r.run_id = a.run_id
-    where (s.claim is null or s.lease_until < now() or s.claim = a.token) and s.available_at <= now()
-        and r.executor = a.executor and r.status not in {ENDED}
-    order by s.run_id, s.step
-    for update of s skip locked
-),
-mine as (
-    update steps s set
-        claim = f.token,
-        worker = f.worker,
-        lease_until = now() + make_interval(secs => %(lease_s)s),
-        kill_at = case when s.claim = f.token then s.kill_at end,
-        attempt = s.attempt + case when s.claim = f.token then 0 else 1 end,
-        crashes = s.crashes + case when s.claim is null or s.claim = f.token then 0 else 1 end,
-        category = case when s.claim is null or s.claim = f.token then s.category else '{LAPSED}' end,
-        sends = 0
-    from free f where s.run_id = f.run_id and s.step = f.step
-    returning s.*, f.after
-)
-select {_RUN}, m.claim, m.kind, m.name, m.attempt, m.failures, m.crashes, m.lost, m.tries, m.outcome, m.category,
-    {_tail("m.kind", "m.step", "m.after")}
-from mine m join runs r on r.run_id = m.run_id
-"""
-# A statement sees what was there when it began. Whoever held the step before may have begun an effect since, and before
-# the claim was made; after it nobody can.
-AGAIN = f"""
-select {_RUN}, {_tail("%(kind)s", "%(step)s", "%(after)s")}
-from runs r where r.run_id = %(run)s
-"""
-
-LOOK = f"""
-select {_RUN}, ({_EVENTS} r.run_id and e.seq > case when {_KNOWN} then r.state_seq else -1 end)
-from runs r where r.run_id = any(%(runs)s::text[])
-"""
-
-SUBMIT = f"""
-insert into runs as r (run_id, agent, status, executor, priority, labels, input, overrides, head_seq, state_seq,
-    wake_at, created_at, updated_at)
-select n.run_id, n.agent, 'queued', n.executor, n.priority, n.labels, n.input, n.overrides, -1, -1,
-    greatest(n.not_before, now() + make_interval(secs => n.wake_in_s)), now(), now()
-from json_to_recordset(%(new)s) as n(run_id text, agent text, executor text, priority int, labels jsonb, input text,
-    overrides json, not_before timestamptz, wake_in_s float8)
-order by n.run_id
-on conflict do nothing
-returning {_RUN}
-"""
-
-# Checks come before writes: of a run whose log has moved on, or of whose claims one is lost, nothing is written. Of
-# several runs those that somebody has locked are left out: whoever waited for one would make others wait for all.
-_SETTLE = f"""
-with waiting as materialized (select set_config('synchronous_commit', 'off', true) where %(hasty)s),
-asked as materialized (
-    select * from json_to_recordset(%(moves)s) as a(run_id text, head int, new_head int, state json, status text,
-        due_at timestamptz, deadline_at timestamptz, unknown int, asked int, terms json, ending text, error text,
-        steps int[], tokens text[], facts json, opens json)
-),
-locked as materialized (
-    select r.run_id, r.head_seq, r.priority, coalesce((r.state ->> 'v')::int, 0) > {STATE_VERSION} as newer
-    from runs r cross join (select count(*) from waiting) w where r.run_id = any(%(runs)s::text[])
-    order by r.run_id for no key update of r{{waiting}}
-),
-held as materialized (
-    select s.run_id, s.step from asked a join locked l on l.run_id = a.run_id and l.head_seq = a.head
-    cross join unnest(a.steps, a.tokens) as c(step, token)
-    join steps s on s.run_id = a.run_id and s.step = c.step and s.claim = c.token
-    order by s.run_id, s.step
-    for update of s
-),
-good as materialized (
-    select a.*, l.priority, l.newer from asked a join locked l on l.run_id = a.run_id and l.head_seq = a.head
-    where cardinality(a.steps) = (select count(*) from held h where h.run_id = a.run_id)
-),
-given as (
-    delete from steps s using held h, good g where g.run_id = h.run_id and s.run_id = h.run_id and s.step = h.step
-),
-written as (
-    insert into events (run_id, seq, type, step, format, payload, ts, duration_ms, recorded_at)
-    select g.run_id, g.head + f.place, f.type, f.step, {FORMAT}, f.payload, coalesce(f.ts, now()), f.duration_ms, now()
-    from good g cross join json_to_recordset(g.facts) as f(place int, type text, step int, payload json, ts timestamptz,
-        duration_ms float8)
-),
-opened as (
-    insert into steps (run_id, step, kind, name, queue, priority, attempt, failures, crashes, available_at, sent_at,
-        sends, on_cancel)
-    select g.run_id, o.step, o.kind, o.name, o.queue, g.priority, 0, 0, 0, now(), now(), 0, o.on_cancel
-    from good g cross join json_to_recordset(g.opens) as o(step int, kind text, name text, queue text, on_cancel text)
-    on conflict do nothing
-    returning run_id, step, kind, queue, priority, attempt, sends
-),
-moved as (
-    update runs r set head_seq = g.new_head, status = g.status, wake_at = g.due_at, deadline_at = g.deadline_at,
-        unknown = g.unknown, asked = g.asked, updated_at = now(),
-        state = case when g.newer then r.state else g.state end,
-        state_seq = case when g.newer then r.state_seq else g.new_head end,
-        terms = coalesce(g.terms, r.terms),
-        finished_at = case g.ending when 'ends' then now() when 'goes on' then null else r.finished_at end,
-        error = case g.ending when 'ends' then g.error when 'goes on' then null else r.error end
-    from good g where r.run_id = g.run_id
-)
-select g.run_id, (select json_agg(json_build_array(o.step, o.kind, o.queue, o.priority, o.attempt, o.sends)
-    order by o.step) from opened o where o.run_id = g.run_id)
-from good g
-"""
-SETTLE, SETTLE_SEVERAL = _SETTLE.replace("{waiting}", ""), _SETTLE.replace("{waiting}", " skip locked")
 
 
 def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], lease_s: float) -> list[Any]:
@@ -181,7 +54,7 @@ def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], leas
             "lease_s": float(lease_s),
         },
     )
-    by_token = {row[_RUN_COLUMNS]: row for row in rows}
+    by_token = {row[RUN_COLUMNS]: row for row in rows}
     answers: list[Any] = []
     for ask in asks:
         row = by_token.pop(ask.token, None)
@@ -193,7 +66,7 @@ def claim_together(db: Database, cache: Conversations, asks: Sequence[Ask], leas
 
 
 def _claimed(db: Database, cache: Conversations, ask: Ask, beginning: Known, row: Sequence[Any]) -> Claimed:
-    _, *step, tail = row[_RUN_COLUMNS:]
+    _, *step, tail = row[RUN_COLUMNS:]
     kind, _, attempt, *_ = step
     if attempt > 1:
         asked = {"run": ask.run_id, "kind": kind, "step": ask.step, "after": beginning.after}
@@ -212,7 +85,7 @@ def claimed_of(
     size: int,
     whole: Callable[[], list[Event]],
 ) -> Claimed:
-    """A claim from what `_RUN` selects, the `claimed` step from its kind to its category, and the events that were read
+    """A claim from what `RUN` selects, the `claimed` step from its kind to its category, and the events that were read
     with it, in so many bytes; `whole` reads all of them, where these are not enough."""
     kind, name, attempt, failures, crashes, lost, tries, outcome, category = claimed
     state, since, head, created_at = row[RUN_FIELDS], row[RUN_FIELDS + 1], row[7], row[9]
@@ -265,7 +138,7 @@ def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, b
     fresh = set(rows)
     known = sorted({run.run_id for run in new} - fresh)
     if known:
-        there = db.alone(f"select {_RUN} from runs r where r.run_id = any(%(runs)s::text[])", {"runs": known})
+        there = db.alone(ROWS, {"runs": known})
         rows |= {row[0]: RunRow(*row[:RUN_FIELDS]) for row in there}
     answers = []
     for run in new:
@@ -279,7 +152,7 @@ def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, b
 def look_together(db: Database, run_ids: Sequence[str]) -> dict[str, Look]:
     """The runs there are of these, as they stand."""
     rows = db.alone(LOOK, {"runs": list(run_ids)})
-    return {row[0]: look_of(row, events_in(row[_RUN_COLUMNS])) for row in rows}
+    return {row[0]: look_of(row, events_in(row[RUN_COLUMNS])) for row in rows}
 
 
 def settle_together(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict[str, list[Moved]]:
@@ -351,26 +224,18 @@ def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
             for o in opens_of(moves)
         ],
     }
-    for move in moves:
-        for fact in move.facts:
-            if fact.type == "run_started":
-                bundle["terms"] = fact.payload["config"]
-            elif fact.type in ("run_finished", "run_failed", "run_cancelled"):
-                bundle |= {"ending": "ends", "error": fact.payload.get("error")}
-        if not move.run.ended:
-            bundle["ending"] = "goes on"
-    return bundle
+    return bundle | told_by(moves)
 
 
 def look_of(row: Sequence[Any], tail: Sequence[Event]) -> Look:
-    """The run as it stands, from what `_RUN` selects and the events after its snapshot."""
-    state, state_seq, terms, now = row[RUN_FIELDS:_RUN_COLUMNS]
+    """The run as it stands, from what `RUN` selects and the events after its snapshot."""
+    state, state_seq, terms, now = row[RUN_FIELDS:RUN_COLUMNS]
     run = Run.from_snapshot(state, state_seq, _terms(terms) if terms else None)
     return Look(RunRow(*row[:RUN_FIELDS]), fold(tail, onto=run), now)
 
 
 def events_in(told: str | None) -> list[Event]:
-    """The events that a query of `_EVENTS` gave."""
+    """The events that a query of `EVENTS` gave."""
     return [
         Event(seq, lift(event_type, version), payload, ts, duration_ms, step)
         for seq, event_type, payload, ts, duration_ms, step, version in json.loads(told or "[]")
@@ -384,7 +249,7 @@ def _terms(told: str) -> Terms:
 
 
 def _whole(db: Database, run_id: str) -> str | None:
-    told: str | None = db.alone(f"select ({_EVENTS} %(run)s)", {"run": run_id})[0][0]
+    told: str | None = db.alone(WHOLE, {"run": run_id})[0][0]
     return told
 
 

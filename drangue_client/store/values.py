@@ -16,6 +16,7 @@ from drangue_client.run import Run, Status
 Executor = Literal["celery", "inline"]
 Kind = Literal["prepare", "model", "tool"]
 DEFAULT_PRIORITY = 5
+MOST = 32  # that are asked together: twice as many gain next to nothing by the piece
 
 # What a run may be started with besides its agent's terms. A worker leaves a run with any other name to a newer one.
 OVERRIDES = frozenset({"output_schema", "turn_id", "tokens", "deadline_s", "not_before", "limits", "traceparent"})

@@ -13,14 +13,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from drangue_client.store.values import PartlyFailed
+from drangue_client.store.values import MOST, PartlyFailed
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Batch = list[tuple[Any, "asyncio.Future[Any]"]]
 Job = Callable[[], None]
-
-MOST = 32  # in one batch: twice as many gain next to nothing
 
 
 class Batcher(Generic[Item, Answer]):
@@ -44,7 +42,7 @@ class Batcher(Generic[Item, Answer]):
             threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def put(self, item: Item) -> asyncio.Future[Answer]:
-        """The answer to an item, when it is there. An item that raises does so for itself alone."""
+        """The answer to an item, when it is there; or its own exception by PartlyFailed, or one that is everybody's."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if not self._busy:

@@ -30,7 +30,8 @@ ENDINGS = ("run_failed", "run_finished")
 @dataclass(frozen=True, slots=True)
 class Next:
     """What is to move a run on: `facts` to be recorded before anything is decided. `claim` is the step that settles by
-    them, with `look` as its claim saw the run, and `park` as in Move; none, and no look, where a coordinator asks."""
+    them, None where a coordinator asks; `park` is as in Move. `look` is the run as it was seen, by the claim or at all:
+    where it has moved since, or None was seen, it is looked at again."""
 
     run_id: str
     facts: tuple[Fact, ...] = ()

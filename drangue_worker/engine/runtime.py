@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from drangue_client.errors import DatabaseUnavailable
@@ -110,9 +110,10 @@ class Runtime:
             return self._here(work, self, [item])[0]
         batcher = self._batchers.get(work)
         if batcher is None:
-            patiently = functools.partial(self._patiently, functools.partial(work, self))
             hand = self._hand if self.executor == "inline" else None
-            batcher = self._batchers[work] = Batcher(f"drangue-{work.__name__.strip('_')}", patiently, hand=hand)
+            batcher = self._batchers[work] = Batcher(
+                f"drangue-{work.__name__.strip('_')}", lambda items: self._patiently(work, self, items), hand=hand
+            )
         return await _whole(batcher.put(item))
 
     def _threads(self, name: str, most: int) -> ThreadPoolExecutor:
@@ -128,41 +129,30 @@ class Runtime:
         else:
             self._pool.submit(job)
 
-    def _patiently(self, work: Callable[[Sequence[Item]], list[T]], items: Sequence[Item]) -> list[T]:
-        if self.direct:
-            return self._here(work, items)
-        try:
-            return work(items)
-        except DatabaseUnavailable as error:
-            if not self.patient:
-                raise
-            log.warning("database_away", attempt=0, error=str(error))
-        return Retrying(**self._patience())(work, items)
-
-    def _patience(self) -> dict[str, Any]:
-        return {
-            "retry": retry_if_exception_type(DatabaseUnavailable),
-            "stop": lambda _: not self.patient,  # asked each time: a draining worker loses its patience
-            "wait": wait_random_exponential(multiplier=0.1, max=2),
-            "before_sleep": _say_waiting,
-            "reraise": True,
-        }
-
     async def _on(self, pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self.direct:
             return self._here(call, *args, **kwargs)
-        work = functools.partial(call, *args, **kwargs)
+        work = functools.partial(self._patiently, call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
-        async def once() -> T:
-            return await asyncio.get_running_loop().run_in_executor(pool, work)
-
+    def _patiently(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call of the log, again and again while the database is away and there is patience for it."""
+        if self.direct:
+            return self._here(call, *args, **kwargs)
         try:
-            return await once()
+            return call(*args, **kwargs)  # apart: nearly always it is enough, and counting attempts costs more
         except DatabaseUnavailable as error:
             if not self.patient:
                 raise
             log.warning("database_away", attempt=0, error=str(error))
-        return await AsyncRetrying(**self._patience())(once)
+        again = Retrying(
+            retry=retry_if_exception_type(DatabaseUnavailable),
+            stop=lambda _: not self.patient,  # asked each time: a draining worker loses its patience
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            before_sleep=_say_waiting,
+            reraise=True,
+        )
+        return again(call, *args, **kwargs)
 
     def _here(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call of the log on the event loop. One that made it wait was the last: somebody else has the file."""

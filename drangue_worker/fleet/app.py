@@ -20,7 +20,7 @@ from drangue_worker.fleet.worker import FleetRuntime
 from drangue_worker.observability.export import check_tracer, flush
 from drangue_worker.registry import Registry
 
-THREADS = "drangue_worker.fleet.pool:TaskPool"
+LOOP_POOL = "drangue_worker.fleet.pool:TaskPool"
 
 
 def make_app(settings: Settings, registry: Registry) -> Celery:
@@ -32,7 +32,7 @@ def make_app(settings: Settings, registry: Registry) -> Celery:
     equip(app, fleet)
 
     def choose_processes(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
-        if instance.app is app and not _on_threads(conf, options):
+        if instance.app is app and not _on_loop(conf, options):
             conf.worker_concurrency = settings.tool_concurrency
 
     celeryd_init.connect(choose_processes, weak=False)
@@ -47,9 +47,9 @@ def equip(app: Celery, fleet: FleetRuntime) -> None:
     for step in steps_for(fleet):
         app.steps["worker"].add(step)
 
-    def choose_threads(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
-        """Threads that wait are more than processes that work; `--concurrency` still wins."""
-        if instance.app is app and _on_threads(conf, options):
+    def choose_calls(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
+        """Calls that wait are more than processes that work; `--concurrency` still wins."""
+        if instance.app is app and _on_loop(conf, options):
             conf.worker_concurrency = settings.model_concurrency
 
     def begin(instance: Any, **_: Any) -> None:
@@ -68,13 +68,13 @@ def equip(app: Celery, fleet: FleetRuntime) -> None:
                 os._exit(0)
 
     celeryd_init.connect(begin, weak=False)
-    celeryd_init.connect(choose_threads, weak=False)
+    celeryd_init.connect(choose_calls, weak=False)
     worker_process_init.connect(lead_a_group, weak=False)
     worker_process_shutdown.connect(send_spans, weak=False)
     worker_shutdown.connect(send_spans, weak=False)
 
 
-def _on_threads(conf: Any, options: dict[str, Any]) -> bool:
+def _on_loop(conf: Any, options: dict[str, Any]) -> bool:
     return issubclass(get_implementation(options.get("pool") or conf.worker_pool), TaskPool)
 
 
@@ -83,7 +83,7 @@ def worker_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
     return {
         **broker_settings(settings),
         "task_queues": [queue_named(name) for name in sorted({*QUEUES, *registry.queues})],
-        "worker_pool": THREADS,
+        "worker_pool": LOOP_POOL,
         "task_retry_on_worker_lost": False,
         "worker_prefetch_multiplier": 1,
         # Claims make the redelivery harmless, and a call in flight is worth keeping.

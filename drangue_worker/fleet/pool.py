@@ -91,8 +91,8 @@ class TaskPool(BasePool):
 
         def done(error: BaseException | None) -> None:
             seconds = time.monotonic() - began
-            job.ended = True
             self._answers.put((number, callback, (1, _failure(error), seconds) if error else (0, "None", seconds)))
+            job.ended = True  # behind its answer, which a stop that sees this gives
             if self._bell is None or self._rung:
                 return
             self._rung = True
@@ -126,8 +126,8 @@ class TaskPool(BasePool):
         except BaseException as error:
             answers.append(ExceptionInfo() if not isinstance(error, Exception) else _failure(error))
         (answer,) = answers
-        job.ended = True
         self._answers.put((job.ident, callback, (1, answer, 0.0) if isinstance(answer, ExceptionInfo) else answer))
+        job.ended = True
         self._ring()
 
     def _ring(self) -> None:

@@ -12,7 +12,8 @@ from drangue_client.events import Fact
 from drangue_client.folding import fold
 from drangue_client.store.database import Database
 from drangue_client.store.log import SqlLog
-from drangue_client.store.together import CLAIM, LOOK, settle_together
+from drangue_client.store.statements import CLAIM, LOOK
+from drangue_client.store.together import settle_together
 from drangue_client.store.values import Ask, Look, Move, NewRun, Open, PartlyFailed
 from tests.contract.log_scenes import (
     LEASE_S,

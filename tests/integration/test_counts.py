@@ -16,10 +16,9 @@ from drangue_client.errors import FormatError, UnknownRunError
 from drangue_client.events import Fact
 from drangue_client.settings import Settings
 from drangue_client.store import PostgresStore
-from drangue_client.store.together import SETTLE, SETTLE_SEVERAL, SUBMIT
-from drangue_client.store.values import Ask, NewRun, PartlyFailed
+from drangue_client.store.statements import SETTLE, SETTLE_SEVERAL, SUBMIT
+from drangue_client.store.values import MOST, Ask, NewRun, PartlyFailed
 from drangue_worker import Agent, tool
-from drangue_worker.engine.batching import MOST
 from drangue_worker.engine.coordinate import Next, coordinate, move_on
 from drangue_worker.engine.perform import perform
 from drangue_worker.engine.runtime import Runtime
