@@ -30,6 +30,10 @@ class Holding:
         query = held_steps().where(of_child(worker), or_(steps.c.kill_at < now(), unwanted))
         return self.db.run(lambda c: [held_step(row) for row in c.execute(query).mappings()], durable=False)
 
+    def holders(self, worker: str) -> list[str]:
+        query = select(steps.c.worker).where(of_child(worker)).distinct()
+        return self.db.run(lambda c: sorted(c.execute(query).scalars()), durable=False)
+
     def halted(self, asks: Sequence[Ask]) -> set[str]:
         keys = [(ask.run_id, ask.step) for ask in asks]
         query = (

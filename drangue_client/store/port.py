@@ -82,6 +82,9 @@ class Log(Protocol):
         """The steps that children of a worker hold beyond what was said with `arm`, or `patience_s` seconds after their
         turn was over; what is to be let finish, be it since it cannot be undone and has begun, only the former."""
 
+    def holders(self, worker: str) -> list[str]:
+        """The names of the children of a worker that hold a step."""
+
     def halted(self, asks: Sequence[Ask]) -> set[str]:
         """The tokens among these that hold a step of a turn that is over: whoever holds it shall stop."""
 

@@ -25,7 +25,7 @@ from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
 from drangue_client.run import OVER
-from drangue_client.store.values import KILLED, REAPED, Held, Release, StepRef
+from drangue_client.store.values import KILLED, REAPED, Release, StepRef
 from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
@@ -130,7 +130,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
 
         def start(self, worker: Any) -> None:
             if not isinstance(worker.pool, TaskPool):
-                threading.Thread(target=self._watch, args=(worker.pool,), name="drangue-killer", daemon=True).start()
+                threading.Thread(target=self._watch, name="drangue-killer", daemon=True).start()
 
         def stop(self, worker: Any) -> None:
             self._stop.set()
@@ -138,18 +138,14 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
         def terminate(self, worker: Any) -> None:
             self.stop(worker)
 
-        def _watch(self, pool: Any) -> None:
-            ended: set[int] = set()  # whose claims are to be given back
-            running: set[int] = set()
+        def _watch(self) -> None:
             while not self._stop.wait(KILL_CHECK_S) and not fleet.draining:
-                before, running = running, set(filter(_lives, [process.pid for process in list(pool._pool._pool)]))
-                ended = (ended | before) - running
-                self._try(give_back_of_ended, ended)
-                self._try(kill_overdue, running)
+                self._try(give_back_of_ended)
+                self._try(kill_overdue)
 
-        def _try(self, work: Callable[[FleetRuntime, set[int]], None], children: set[int]) -> None:
+        def _try(self, work: Callable[[FleetRuntime], None]) -> None:
             try:
-                work(fleet, children)
+                work(fleet)
             except DatabaseUnavailable as error:
                 log.warning("kill_delayed", error=str(error))
                 self._stop.wait(fleet.settings.lease_s)  # children that have ended their calls may say so first
@@ -162,32 +158,37 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
     return [Guard, Sweeping, Draining, Killing, *living]
 
 
-def give_back_of_ended(fleet: FleetRuntime, children: set[int]) -> None:
-    """Give back what processes of the pool held that have ended by themselves, each of which is forgotten then: nobody
-    waits for their leases. Nothing of theirs can be recorded any more, and nothing be done: what their tools had
-    started is ended first."""
-    for child in sorted(children):
+def give_back_of_ended(fleet: FleetRuntime) -> None:
+    """Give back what processes of the pool hold that have ended by themselves: nobody waits for their leases. Nothing
+    of theirs can be recorded any more, and nothing be done: what their tools had started is ended first.
+
+    The log is asked who holds something, not the pool who has gone: one that lived for a moment only was seen by
+    nobody, and what a dying one had asked Postgres for may be granted after its death."""
+    for worker in fleet.log.holders(fleet.worker):
+        child = _process_of(worker)
+        if _lives(child):
+            continue
         _kill(os.killpg, child)
-        given_back = fleet.log.release_worker(f"{fleet.worker}.{child}", REAPED)
-        children.discard(child)
+        given_back = fleet.log.release_worker(worker, REAPED)
         if given_back:
             log.warning("process_ended", child=child, steps=len(given_back))
             fleet.sender.steps(given_back)
 
 
-def kill_overdue(fleet: FleetRuntime, children: set[int]) -> None:
-    """Kill each of the `children` that holds a step beyond its time. The pool replaces it; the step is given back, so
+def kill_overdue(fleet: FleetRuntime) -> None:
+    """Kill each process of the pool that holds a step beyond its time. The pool replaces it; the step is given back, so
     that another child records the timeout, or, where its turn is over, closed."""
     given_back: list[StepRef] = []
     killed: set[str] = set()
     while True:  # asked anew before each kill: a child that has ended its step may be at somebody else's by now
         overdue = [held for held in fleet.log.overdue(fleet.worker, UNWANTED_S) if held.ask.token not in killed]
-        found = next((held for held in overdue if _child_of(held) in children), None)
-        if found is None:  # or dead already: its lease lapses
+        found = next((held for held in overdue if _lives(_process_of(held.ask.worker))), None)
+        if found is None:  # or dead already: then it is given back
             break
         killed.add(found.ask.token)
-        log.warning("process_killed", run_id=found.ask.run_id, step=found.ask.step, child=_child_of(found))
-        _end(_child_of(found))
+        child = _process_of(found.ask.worker)
+        log.warning("process_killed", run_id=found.ask.run_id, step=found.ask.step, child=child)
+        _end(child)
         if fleet.log.look(found.ask.run_id).run.ended in OVER:
             close(fleet.log, found)
         else:
@@ -215,17 +216,17 @@ def _kill(how: Callable[[int, int], None], process: int) -> None:
         how(process, signal.SIGKILL)
 
 
-def _lives(child: int | None) -> bool:
+def _lives(child: int) -> bool:
     """Whether a process of the pool has not ended. The pool itself looks only every five seconds where something the
     process has started holds its pipes; who is asked here stays to be reaped by the pool."""
     try:
-        return child is not None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:  # reaped
         return False
 
 
-def _child_of(held: Held) -> int:
-    return int(held.ask.worker.rpartition(".")[2])
+def _process_of(worker: str) -> int:
+    return int(worker.rpartition(".")[2])
 
 
 def _refuse(message: str) -> NoReturn:

@@ -137,6 +137,12 @@ def overdue(log: SqlLog) -> Operation:
     return lambda: log.overdue("w1", 3.0)
 
 
+def holders(log: SqlLog) -> Operation:
+    fan_out(log, tools=20)
+    claim_all(log, *range(2, 22))
+    return lambda: log.holders("w1")
+
+
 def halted(log: SqlLog) -> Operation:
     fan_out(log, tools=20)
     asks = [claimed.ask for claimed in claim_all(log, *range(2, 22))]
@@ -192,6 +198,7 @@ CEILINGS = [  # today's numbers, BEGIN and COMMIT apart; lower them when they fa
     (release_worker, 1),
     (release_dead, 1),
     (overdue, 1),
+    (holders, 1),
     (halted, 1),
     (list_unknown, 1),
     (wake, 1),
@@ -227,7 +234,20 @@ def test_what_a_caller_was_promised_waits_for_the_disk(log: SqlLog, prepare: Cal
 @pytest.mark.parametrize("log", ["file", "postgres"], indirect=True)
 @pytest.mark.parametrize(
     "prepare",
-    [claim_model, claim_tool, renew, release, release_worker, release_dead, overdue, halted, wake, recover, mark_sent],
+    [
+        claim_model,
+        claim_tool,
+        renew,
+        release,
+        release_worker,
+        release_dead,
+        overdue,
+        holders,
+        halted,
+        wake,
+        recover,
+        mark_sent,
+    ],
     ids=lambda prepare: prepare.__name__,
 )
 def test_what_repeats_itself_does_not_wait_for_the_disk(log: SqlLog, prepare: Callable[[SqlLog], Operation]) -> None:

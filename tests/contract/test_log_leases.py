@@ -153,6 +153,15 @@ class TestRelease:
         again = claim(log, "r", 2)
         assert (again.attempt, again.failures, again.crashes) == (2, 0, 0)
 
+    def test_the_children_that_hold_a_step_are_known(self, log: SqlLog) -> None:
+        """And nobody else: not their worker itself, not a namesake's, not whoever has given it back."""
+        fan_out(log, "r", tools=6)
+        for step, worker in enumerate(("w.1.7", "w.1.7", "w.1.12", "w.1.9", "w.1", "w.11.7"), 2):
+            claim(log, "r", step, worker)
+        log.release_worker("w.1.9")
+        assert log.holders("w.1") == ["w.1.12", "w.1.7"]
+        assert log.holders("w.11") == ["w.11.7"]
+
     @pytest.mark.parametrize("how", ["its worker ended", "it was interrupted"])
     def test_an_interrupted_step_keeps_its_place(self, log: SqlLog, how: str) -> None:
         """It has waited its turn once: behind a backlog of hundreds a second turn would take minutes."""

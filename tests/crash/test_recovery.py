@@ -74,12 +74,13 @@ def test_an_interrupted_irreversible_tool_is_never_run_again(make_fleet: Make) -
 
 
 def test_a_step_that_kills_every_worker_fails_its_run(make_fleet: Make) -> None:
-    """A poison step must not take the fleet down for ever."""
-    fleet = make_fleet(calls_then_answer(("suicide", {})), max_crashes=2, lease_s=1.0, sweep_s=0.2)
+    """A poison step must not take the fleet down for ever, and no lease be waited for: its processes live so shortly
+    that only their claims tell of them."""
+    fleet = make_fleet(calls_then_answer(("suicide", {})), max_crashes=4, lease_s=60.0, tool_concurrency=1)
     fleet.start("model-1", "tool-1")
-    (result,) = fleet.finish(fleet.submit())
+    (result,) = fleet.finish(fleet.submit(), 30)
     assert (result.status, result.reason) == ("failed", "crashed")
-    assert len(fleet.effects("suicide")) == 2
+    assert len(fleet.effects("suicide")) == 4
 
 
 def test_a_stopping_worker_gives_back_what_it_cannot_finish(make_fleet: Make) -> None:

@@ -171,6 +171,10 @@ def overdue(log: SqlLog) -> Act:
     return lambda: log.overdue(WORKER, 3.0)
 
 
+def holders(log: SqlLog) -> Act:
+    return lambda: log.holders(WORKER)
+
+
 def wake(log: SqlLog) -> Act:
     log.submit([NewRun(f"due-{time.monotonic_ns()}-{n}", "oncall", "disk full") for n in range(100)])
     return lambda: log.wake(PATIENCE_S, 500)
@@ -290,7 +294,8 @@ def register(log: SqlLog) -> Act:
 
 OPERATIONS: Sequence[Callable[[SqlLog], Act]] = (
     submit, claim_calls, claim_model, settle_calls, settle_model, finish, cancel, fail, redrive, begin, keep, arm,
-    renew, halted, release, release_worker, release_dead, overdue, wake, recover, queues, mark_sent, mark_unsent,
-    left_behind, look, look_at_many, read_events, held, open_steps, backlog, list_newest, list_status, list_since,
-    list_next, list_unknown, list_asked, standing, recorded, stuck, unserved, unbegun, ended_before, forget, register,
+    renew, halted, release, release_worker, release_dead, overdue, holders, wake, recover, queues, mark_sent,
+    mark_unsent, left_behind, look, look_at_many, read_events, held, open_steps, backlog, list_newest, list_status,
+    list_since, list_next, list_unknown, list_asked, standing, recorded, stuck, unserved, unbegun, ended_before, forget,
+    register,
 )  # fmt: skip

@@ -47,6 +47,7 @@ LEFT_OUT = {
 USES = {  # where it can be told beforehand; the others are found by a primary key
     "begin": {"ux_events_attempt"},
     "overdue": {"ix_steps_attempted", "ux_events_attempt"},
+    "holders": {"ix_steps_attempted"},
     "release_worker": {"ix_steps_attempted"},
     "wake": {"ix_runs_wake_at"},
     "recover": {"ix_steps_attempted", "ix_steps_due"},
