@@ -119,6 +119,9 @@ class Settings:
     call_timeout_s: float = _setting(
         _seconds, 900.0, "how long a model, a guard or a memory of yours may take to answer"
     )
+    eager_dispatch: bool = _setting(
+        _flag, True, "a worker with room goes on with the steps it opens itself, past Redis and without another claim"
+    )
     visibility_timeout_s: float = _setting(
         _seconds, 3600.0, "when Redis redelivers a message that it has kept a copy of"
     )

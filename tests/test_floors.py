@@ -31,7 +31,7 @@ FLOORS = [
     "drangue_client.store.values drangue_client.store.tables drangue_client.store.database"
     " drangue_client.store.conversations",
     "drangue_client.store.port",
-    "drangue_client.store.reading drangue_client.store.statements",
+    "drangue_client.store.reading drangue_client.store.statements drangue_client.store.taking",
     "drangue_client.store.claiming drangue_client.store.settling drangue_client.store.sweeping"
     " drangue_client.store.holding drangue_client.store.listing drangue_client.store.checking"
     " drangue_client.store.forgetting drangue_client.store.counting drangue_client.store.serving"

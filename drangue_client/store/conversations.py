@@ -57,7 +57,7 @@ class Conversations:
         if not same or len(log) != head + 1 or (log and log[-1].seq != head):
             self.forget(run_id)
             return None
-        self._keep(run_id, Known(log, created_at, beginning.size + size))
+        self.keep(run_id, Known(log, created_at, beginning.size + size))
         return log
 
     def forget(self, run_id: str) -> None:
@@ -65,7 +65,8 @@ class Conversations:
         with self._turn:
             self._drop(run_id)
 
-    def _keep(self, run_id: str, known: Known) -> None:
+    def keep(self, run_id: str, known: Known) -> None:
+        """Hold the beginning of a run's log, unless it is larger than all that may be held."""
         with self._turn:
             self._drop(run_id)
             if known.size > self._most_bytes:

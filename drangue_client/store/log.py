@@ -170,7 +170,9 @@ class SqlLog(Listing, Sweeping, Holding, Serving, Checking, Counting, Forgetting
     def _settle_together(self, bundles: dict[str, list[Move]]) -> dict[str, list[Moved | Exception]]:
         try:
             settle = settle_here if self._onefile else settle_together
-            return {run_id: list(moved) for run_id, moved in settle(self.db, bundles).items()}
+            return {
+                run_id: list(moved) for run_id, moved in settle(self.db, self._conversations_here(), bundles).items()
+            }
         except (DatabaseError, sqlite3.Error, ValueError, OverflowError):  # of one of them; which, that shows plainly
             return {}
 

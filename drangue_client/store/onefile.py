@@ -19,7 +19,7 @@ from drangue_client.events import FORMAT, Event, lift, normalise
 from drangue_client.run import ENDED, STATE_VERSION, knows
 from drangue_client.store.conversations import Conversations
 from drangue_client.store.database import Database
-from drangue_client.store.settling import told_by
+from drangue_client.store.settling import told_by, with_taken
 from drangue_client.store.statements import RUN_FIELDS
 from drangue_client.store.together import claimed_of, look_of, opens_of
 from drangue_client.store.values import LAPSED, Ask, Look, Move, Moved, NewRun, RunRow, StepRef
@@ -109,13 +109,13 @@ def claim_here(db: Database, cache: Conversations, asks: Sequence[Ask], lease_s:
     return db.file(lambda c: [_claim(c, cache, ask, lease_s) for ask in asks], durable=False)
 
 
-def settle_here(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict[str, list[Moved]]:
+def settle_here(db: Database, cache: Conversations, bundles: Mapping[str, Sequence[Move]]) -> dict[str, list[Moved]]:
     """Write the moves of each run, which follow one on the other, all or none; the answers by run. A run that is
     missing was refused: nothing of it was written, and it is to be asked for plainly."""
     durable = not all(move.hasty for moves in bundles.values() for move in moves)
 
     def write(c: sqlite3.Connection) -> dict[str, list[Moved]]:
-        written = {run_id: _settle(c, moves) for run_id, moves in bundles.items()}
+        written = {run_id: _settle(c, cache, moves) for run_id, moves in bundles.items()}
         return {run_id: moved for run_id, moved in written.items() if moved is not None}
 
     return db.file(write, durable=durable)
@@ -155,7 +155,7 @@ def _claim(c: sqlite3.Connection, cache: Conversations, ask: Ask, lease_s: float
     )
 
 
-def _settle(c: sqlite3.Connection, moves: Sequence[Move]) -> list[Moved] | None:
+def _settle(c: sqlite3.Connection, cache: Conversations, moves: Sequence[Move]) -> list[Moved] | None:
     """Every check comes before the first write."""
     run_id, head = moves[0].run_id, moves[0].head
     row = c.execute(_HEAD_OF, (run_id,)).fetchone()
@@ -186,9 +186,13 @@ def _settle(c: sqlite3.Connection, moves: Sequence[Move]) -> list[Moved] | None:
     if (version or 0) <= STATE_VERSION:  # a newer program's snapshot is left alone; readers fold the tail
         values |= {"state": json.dumps(moves[-1].run.to_snapshot()), "state_seq": values["head_seq"]}
     c.execute(_move(tuple(values)), (*values.values(), run_id))
-    return [
+    answers = [
         Moved("ok", tuple(left.pop(step) for step in sorted(one.step for one in move.opens) if step in left))
         for move in moves
+    ]
+    return [
+        with_taken(moved, move, lambda ask, lease_s: _claim(c, cache, ask, lease_s))
+        for moved, move in zip(answers, moves, strict=True)
     ]
 
 

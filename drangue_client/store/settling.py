@@ -5,7 +5,8 @@ Every check comes before the first write, and locks are taken run first, then st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, case, delete, insert, literal, or_, update
@@ -16,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from drangue_client.errors import ConflictError
 from drangue_client.events import FORMAT, Fact
 from drangue_client.run import outlives
+from drangue_client.store.claiming import claim_step
 from drangue_client.store.reading import (
     events_of,
     folded,
@@ -28,7 +30,7 @@ from drangue_client.store.reading import (
     worth_keeping,
 )
 from drangue_client.store.tables import events, now, runs, steps
-from drangue_client.store.values import Ask, Move, Moved, Open, StepRef
+from drangue_client.store.values import Ask, Claimed, Move, Moved, Open, StepRef
 
 
 def settle_move(c: Connection, move: Move) -> Moved:
@@ -45,7 +47,18 @@ def settle_move(c: Connection, move: Move) -> Moved:
         c.execute(delete(steps).where(steps.c.run_id == move.run_id, lapsed))
     opened = _open(c, row, move.opens, reopen=move.reopen)
     c.execute(update(runs).where(runs.c.run_id == move.run_id).values(_projections(row, move)))
-    return Moved("ok", opened=tuple(opened))
+    return with_taken(Moved("ok", tuple(opened)), move, lambda ask, lease_s: claim_step(c, ask, lease_s))
+
+
+def with_taken(moved: Moved, move: Move, claim: Callable[[Ask, float], Claimed | None]) -> Moved:
+    """The answer to a move when what it takes has been claimed, in the transaction that has opened it."""
+    if move.take is None:
+        return moved
+    fresh, lease_s = {ref.step for ref in moved.opened}, move.take.lease_s
+    taken = tuple(one for ask in move.take.asks if ask.step in fresh and (one := claim(ask, lease_s)))
+    attempts = {claimed.ask.step: claimed.attempt for claimed in taken}
+    opened = tuple(replace(ref, attempt=attempts.get(ref.step, ref.attempt)) for ref in moved.opened)
+    return replace(moved, opened=opened, taken=taken)
 
 
 def _projections(row: RowMapping, move: Move) -> dict[str, Any]:

@@ -126,9 +126,11 @@ written as (
 ),
 opened as (
     insert into steps (run_id, step, kind, name, queue, priority, attempt, failures, crashes, available_at, sent_at,
-        sends, on_cancel)
-    select g.run_id, o.step, o.kind, o.name, o.queue, g.priority, 0, 0, 0, now(), now(), 0, o.on_cancel
-    from good g cross join json_to_recordset(g.opens) as o(step int, kind text, name text, queue text, on_cancel text)
+        sends, on_cancel, claim, worker, lease_until)
+    select g.run_id, o.step, o.kind, o.name, o.queue, g.priority, case when o.token is null then 0 else 1 end, 0, 0,
+        now(), now(), 0, o.on_cancel, o.token, o.worker, now() + make_interval(secs => o.lease_s)
+    from good g cross join json_to_recordset(g.opens) as o(step int, kind text, name text, queue text, on_cancel text,
+        token text, worker text, lease_s float8)
     on conflict do nothing
     returning run_id, step, kind, queue, priority, attempt, sends
 ),
@@ -143,8 +145,9 @@ moved as (
     from good g where r.run_id = g.run_id
 )
 select g.run_id, (select json_agg(json_build_array(o.step, o.kind, o.queue, o.priority, o.attempt, o.sends)
-    order by o.step) from opened o where o.run_id = g.run_id)
-from good g
+    order by o.step) from opened o where o.run_id = g.run_id), extract(epoch from now())::float8,
+    extract(epoch from e.ts)::float8, e.type
+from good g left join events e on e.run_id = g.run_id and e.seq = g.head
 """
 SETTLE, SETTLE_SEVERAL = _SETTLE.replace("{waiting}", ""), _SETTLE.replace("{waiting}", " skip locked")
 

@@ -32,6 +32,7 @@ from drangue_client.store.statements import (
     SUBMIT,
     WHOLE,
 )
+from drangue_client.store.taking import Taking
 from drangue_client.store.values import Ask, Claimed, Look, Move, Moved, NewRun, Open, RunRow, StepRef
 from drangue_client.terms import Terms
 
@@ -155,21 +156,34 @@ def look_together(db: Database, run_ids: Sequence[str]) -> dict[str, Look]:
     return {row[0]: look_of(row, events_in(row[RUN_COLUMNS])) for row in rows}
 
 
-def settle_together(db: Database, bundles: Mapping[str, Sequence[Move]]) -> dict[str, list[Moved]]:
+def settle_together(
+    db: Database, cache: Conversations, bundles: Mapping[str, Sequence[Move]]
+) -> dict[str, list[Moved]]:
     """Write the moves of each run, which follow one on the other, all or none; the answers by run. A run that is
     missing was refused: nothing of it was written, and it is to be asked for plainly."""
     hasty = all(move.hasty for moves in bundles.values() for move in moves)
-    moves = json.dumps(list(map(_bundle, bundles.values())))
+    takings = {run_id: Taking(cache, moves) for run_id, moves in bundles.items()}
+    moves = json.dumps([_bundle(its, takings[run_id].asks) for run_id, its in bundles.items()])
     statement = SETTLE if len(bundles) == 1 else SETTLE_SEVERAL
     rows = db.alone(statement, {"moves": moves, "runs": list(bundles), "hasty": hasty})
     answers: dict[str, list[Moved]] = {}
-    for run_id, opened in map(tuple, rows):
+    for run_id, opened, now, last_ts, last_type in map(tuple, rows):
+        taking = takings[run_id]
         left = {step: StepRef(run_id, step, *rest) for step, *rest in opened or ()}
-        answers[run_id] = [
-            Moved("ok", tuple(left.pop(one.step) for one in sorted(move.opens, key=_step) if one.step in left))
-            for move in bundles[run_id]
-        ]
+        if taking.holds(last_ts, last_type):
+            taken = {one.ask.step: one for one in taking.claimed(set(left), now)}
+        else:  # another past of the run than the one that was held: asked again, it is read
+            asks = [ask for step, ask in taking.asks.items() if step in left]
+            lease_s = next(move.take.lease_s for move in bundles[run_id] if move.take) if asks else 0.0
+            taken = {one.ask.step: one for one in claim_together(db, cache, asks, lease_s) if isinstance(one, Claimed)}
+        answers[run_id] = [_moved(move, left, taken) for move in bundles[run_id]]
     return answers
+
+
+def _moved(move: Move, left: dict[int, StepRef], taken: Mapping[int, Claimed]) -> Moved:
+    """The answer to one of several moves, from what is `left` of all that they have opened."""
+    fresh = [left.pop(step) for step in sorted(one.step for one in move.opens) if step in left]
+    return Moved("ok", tuple(fresh), taken=tuple(taken[ref.step] for ref in fresh if ref.step in taken))
 
 
 def is_chain(moves: Sequence[Move]) -> bool:
@@ -192,9 +206,10 @@ def opens_of(moves: Sequence[Move]) -> list[Open]:
     return list({one.step: one for move in reversed(moves) for one in move.opens if one.step not in settled}.values())
 
 
-def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
+def _bundle(moves: Sequence[Move], asks: Mapping[int, Ask]) -> dict[str, Any]:
     last = moves[-1]
     run, facts = last.run, [fact for move in moves for fact in move.facts]
+    lease_s = max((move.take.lease_s for move in moves if move.take), default=None)
     claims = {move.claim.step: move.claim.token for move in moves if move.claim}
     bundle: dict[str, Any] = {
         "run_id": last.run_id,
@@ -221,6 +236,11 @@ def _bundle(moves: Sequence[Move]) -> dict[str, Any]:
         ],
         "opens": [
             {"step": o.step, "kind": o.kind, "name": o.name, "queue": o.queue, "on_cancel": o.on_cancel}
+            | (
+                {"token": asks[o.step].token, "worker": asks[o.step].worker, "lease_s": lease_s}
+                if o.step in asks
+                else {}
+            )
             for o in opens_of(moves)
         ],
     }
@@ -260,7 +280,3 @@ def _after(log: Sequence[Event], seq: int) -> int:
 
 def _instant(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def _step(one: Any) -> int:
-    return int(one.step)

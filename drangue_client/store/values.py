@@ -143,13 +143,24 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Take:
+    """What a move's writer goes on with itself: of the steps it opens those of `asks`, claimed for `lease_s` seconds as
+    they are opened. `row` is the run's, as it was seen."""
+
+    asks: tuple[Ask, ...]
+    lease_s: float
+    row: RunRow
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """What a decision writes, in one transaction, provided the log still ends at `head`.
 
     `claim` is the claim being settled (None where no step is); `park` keeps its row, unclaimed, for a run that
     failed. `reopen` puts parked rows back with fresh counters, `clear` deletes the steps that nobody works on.
     `wake_in_s` is None where the run needs nobody but its steps. `hasty` says that nothing is lost with a database
-    server that dies before this is on its disk: who decides again decides the same.
+    server that dies before this is on its disk: who decides again decides the same. `take` is a wish: a step that
+    would have to be read for stays free.
     """
 
     run_id: str
@@ -163,19 +174,22 @@ class Move:
     clear: bool = False
     wake_in_s: float | None = None
     hasty: bool = False
+    take: Take | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
     """The answer to a move.
 
-    `ok`: written, and `opened` lists the steps this move opened. `moved`: nothing written, `look` is the run as it is
-    now. `lost`: nothing written, the claim belongs to somebody else or the step is settled.
+    `ok`: written, and `opened` lists the steps this move opened, and `taken` holds the claims of those that it took.
+    `moved`: nothing written, `look` is the run as it is now. `lost`: nothing written, the claim belongs to somebody
+    else or the step is settled.
     """
 
     verdict: Literal["ok", "moved", "lost"]
     opened: tuple[StepRef, ...] = ()
     look: Look | None = None
+    taken: tuple[Claimed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu's copies of message
 URGENT = 0  # Redis serves priority 0 before all others: recovered steps go to the head of their queue
 HANDOFF_S = 2.0  # how long a message may take to arrive before a sweep sends the run another one
 
+Hint = tuple[str, tuple[str | int, ...], str, str, int]  # a task, its arguments, its id, its queue and its priority
 
 # A connection lost while it was idle, to a Redis that was restarted, is made again at once. Where Redis is slow,
 # nothing is tried twice: the commit came first, and a sweep sends what did not leave.
@@ -67,17 +68,7 @@ class Sender:
 
     def steps(self, refs: Iterable[StepRef]) -> None:
         """Ask for each step to be performed; an urgent one goes to the head of its queue."""
-        self._send(
-            (
-                TASKS[ref.kind],
-                (ref.run_id, ref.step),
-                f"{ref.run_id}:{ref.step}:{ref.attempt}.{ref.sends}",
-                ref.queue,
-                URGENT if ref.urgent else ref.priority,
-            )
-            for ref in refs
-            if ref.queue is not None
-        )
+        self._send(_hint(ref) for ref in refs if ref.queue is not None)
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each queue, over all its priorities."""
@@ -149,7 +140,7 @@ class Sender:
             redis.Redis.from_url(self._settings.require_redis(), retry=AGAIN, socket_keepalive=True, **LIMITS),
         )
 
-    def _send(self, messages: Iterable[tuple[str, tuple[str | int, ...], str, str, int]]) -> None:
+    def _send(self, messages: Iterable[Hint]) -> None:
         lists: dict[str, list[str]] = {}
         for task, args, task_id, queue, priority in messages:
             lists.setdefault(list_of(queue, priority), []).append(message(task, args, task_id, queue, priority))
@@ -164,6 +155,21 @@ class Sender:
                 for name, values in lists.items():
                     pipe.lpush(name, *values)
                 pipe.execute()
+
+
+def step_message(ref: StepRef) -> str:
+    """The message of one step, as it stands in Redis; its queue is one."""
+    return message(*_hint(ref))
+
+
+def task_id(ref: StepRef) -> str:
+    """What Celery calls the task of a step: each sending has an id of its own."""
+    return f"{ref.run_id}:{ref.step}:{ref.attempt}.{ref.sends}"
+
+
+def _hint(ref: StepRef) -> Hint:
+    priority = URGENT if ref.urgent else ref.priority
+    return TASKS[ref.kind], (ref.run_id, ref.step), task_id(ref), ref.queue or "", priority
 
 
 @contextmanager

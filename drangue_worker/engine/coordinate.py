@@ -7,6 +7,7 @@ and written together: a run may be there more than once, and then the second is 
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError, ValidationError
 from drangue_client.events import Event, Fact
 from drangue_client.outcomes import is_unknown
-from drangue_client.store.values import Ask, Look, Move, Moved, PartlyFailed, StepRef, all_of
+from drangue_client.store.values import Ask, Look, Move, Moved, PartlyFailed, Release, StepRef, Take, all_of
 from drangue_worker.engine.facts import Check
 from drangue_worker.engine.plan import Plan, plan
 from drangue_worker.engine.runtime import Runtime
@@ -31,13 +32,15 @@ ENDINGS = ("run_failed", "run_finished")
 class Next:
     """What is to move a run on: `facts` to be recorded before anything is decided. `claim` is the step that settles by
     them, None where a coordinator asks; `park` is as in Move. `look` is the run as it was seen, by the claim or at all:
-    where it has moved since, or None was seen, it is looked at again."""
+    where it has moved since, or None was seen, it is looked at again. `token` begins those of the claims that are taken
+    with it: asked again after a lost answer, they are the same."""
 
     run_id: str
     facts: tuple[Fact, ...] = ()
     claim: Ask | None = None
     look: Look | None = None
     park: bool = False
+    token: str = field(default_factory=lambda: secrets.token_hex(12))
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
         place: unreadable[one.run_id] for place, one in enumerate(nexts) if one.run_id in unreadable
     }
     todo = [place for place in range(len(nexts)) if place not in answers]
+    doubtful: list[Ask] = []
     while todo:
         chains = {run_id: _Chain(look, look) for run_id, look in looks.items()}
         decided: list[tuple[int, Look, Plan, Move]] = []
@@ -91,9 +95,17 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
                 todo.append(place)
             else:
                 answers[place] = moved
+            if not _is_written(moved):
+                doubtful += move.take.asks if move.take else ()
         written = [(look, done, moved) for (_, look, done, _), moved in settled if _is_written(moved)]
-        runtime.publish([ref for _, _, moved in written for ref in getattr(moved, "opened", ())])
+        runtime.go_on(
+            [ref for _, _, moved in written for ref in getattr(moved, "opened", ())],
+            [one for _, _, moved in written for one in getattr(moved, "taken", ())],
+        )
         announce(runtime, [(look, done) for look, done, _ in written])
+    if doubtful:  # refused now, they may have been written before, and the answer lost: then nobody knows of the claim
+        given_back = runtime.log.release([Release(ask, category="doubtful") for ask in doubtful])
+        runtime.publish([ref for ref in given_back if ref])
     return all_of([answers[place] for place in range(len(nexts))])
 
 
@@ -138,6 +150,12 @@ def _decide(runtime: Runtime, one: Next, chain: _Chain | None) -> tuple[Look, Pl
     if facts is None:
         return None
     decided = plan(look, facts, functools.partial(_since_decision, runtime, chain), _check(runtime, look))
+    row = replace(look.row, head_seq=look.row.head_seq + len(decided.facts), status=decided.run.status)
+    asks = tuple(
+        runtime.ask(one.run_id, opened.step, f"{one.token}{opened.step:08x}")
+        for opened in decided.opens
+        if runtime.dispatch.wants(opened)
+    )
     move = Move(
         one.run_id,
         look.row.head_seq,
@@ -149,10 +167,10 @@ def _decide(runtime: Runtime, one: Next, chain: _Chain | None) -> tuple[Look, Pl
         reopen=any(fact.type == "run_resumed" for fact in decided.facts),
         clear=decided.run.cut_short,
         hasty=one.claim is None and [fact.type for fact in decided.facts] == ["run_started"],
+        take=Take(asks, runtime.settings.lease_s, look.row) if asks else None,
     )
     places = range(look.row.head_seq + 1, look.row.head_seq + 1 + len(decided.facts))
     chain.events += [fact.at(place) for place, fact in zip(places, decided.facts, strict=True)]
-    row = replace(look.row, head_seq=look.row.head_seq + len(decided.facts), status=decided.run.status)
     chain.look = Look(row, decided.run, look.now)
     return look, decided, move
 

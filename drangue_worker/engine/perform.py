@@ -45,10 +45,14 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
 
     When cancelled, the step is given back at once, and counts as opened.
     """
-    ask = Ask(run_id, step, secrets.token_hex(16), runtime.worker, runtime.executor)
+    ask = runtime.ask(run_id, step, secrets.token_hex(16))
     claimed = await runtime.together(_claim, ask)
-    if claimed is None:
-        return NOTHING
+    return await work_on(runtime, claimed) if claimed else NOTHING
+
+
+async def work_on(runtime: Runtime, claimed: Claimed) -> Performed:
+    """`perform` for a step that is claimed."""
+    ask, run_id, step = claimed.ask, claimed.ask.run_id, claimed.ask.step
     if told_to_stop():
         return await _give_back(runtime, ask, GiveBack(0.0, "drained"))
     with structlog.contextvars.bound_contextvars(run_id=run_id, step=step, attempt=claimed.attempt):

@@ -24,9 +24,10 @@ from drangue_client.errors import DatabaseUnavailable
 from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
-from drangue_client.store.values import Executor, RunRow, StepRef
+from drangue_client.store.values import Ask, Claimed, Executor, RunRow, StepRef
 from drangue_client.wire.signals import Doorbell
 from drangue_worker.engine.batching import Batcher
+from drangue_worker.engine.eager import Dispatch, Elsewhere
 from drangue_worker.engine.leases import Leases
 from drangue_worker.observability.logs import get_logger
 from drangue_worker.observability.tracers import Attributes, LiveSpan, NullTracer, Tracer
@@ -66,11 +67,11 @@ def _unsent(steps: Sequence[StepRef]) -> None:
 
 @dataclass
 class Runtime:
-    """`worker` names this process in claims. `publish` sends steps that were opened; it raises nothing. `patient` waits
-    out a database that is away instead of raising. `killable` says that somebody kills this process where a call in it
-    outlives its time. `direct` says that the event loop is this runtime's alone and that the log answers at once: it is
-    asked right there, which is cheaper by far than a thread; `alone`, besides, that one step is under way and waits for
-    no company."""
+    """`worker` names this process in claims. `publish` sends steps that were opened; it raises nothing. `dispatch` goes
+    on with those that it wants. `patient` waits out a database that is away instead of raising. `killable` says that
+    somebody kills this process where a call in it outlives its time. `direct` says that the event loop is this
+    runtime's alone and that the log answers at once: it is asked right there, which is cheaper by far than a thread;
+    `alone`, besides, that one step is under way and waits for no company."""
 
     log: Log
     registry: Registry
@@ -81,6 +82,7 @@ class Runtime:
     tracer: Tracer = field(default_factory=NullTracer)
     watch: Watch = nobody
     publish: Publish = _unsent
+    dispatch: Dispatch = field(default_factory=Elsewhere)
     patient: bool = False
     killable: bool = False
     threads: int = 4
@@ -115,6 +117,16 @@ class Runtime:
                 f"drangue-{work.__name__.strip('_')}", lambda items: self._patiently(work, self, items), hand=hand
             )
         return await _whole(batcher.put(item))
+
+    def ask(self, run_id: str, step: int, token: str) -> Ask:
+        """An attempt of this process at a step."""
+        return Ask(run_id, step, token, self.worker, self.executor)
+
+    def go_on(self, opened: Sequence[StepRef], taken: Sequence[Claimed]) -> None:
+        """Have steps performed: those that were `taken` here, the others by whoever gets their messages."""
+        ours = {(one.ask.run_id, one.ask.step): one for one in taken}
+        self.dispatch.go_on([(ours[ref.run_id, ref.step], ref) for ref in opened if (ref.run_id, ref.step) in ours])
+        self.publish([ref for ref in opened if (ref.run_id, ref.step) not in ours])
 
     def _threads(self, name: str, most: int) -> ThreadPoolExecutor:
         """Threads of this runtime's own; those of runs in one process, of which each has a runtime, are shared."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
 import queue
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,6 +46,20 @@ class Handle:
         """Ending is by the job's number, in `terminate_job`."""
 
 
+class Task(Job):
+    """A job of the pool. `callback` is given its answer, which waits where Celery has not said yet who that is."""
+
+    def __init__(self, ident: int) -> None:
+        super().__init__(ident)
+        self.since = time.monotonic()
+        self.callback: Callable[..., Any] | None = None
+        self.answer: Any = None
+
+
+def _unheard(answer: Any) -> None:
+    """The callback of a task that Celery never knew of."""
+
+
 class TaskPool(BasePool):
     """Coroutines that can be told to stop; the job's number stands where Celery keeps a process id."""
 
@@ -54,11 +69,13 @@ class TaskPool(BasePool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._numbers = itertools.count(1)
-        self._jobs: dict[int, Job] = {}  # those that Celery has not been told of; changed on its thread alone
-        self._answers: queue.SimpleQueue[tuple[int, Callable[..., Any], Any]] = queue.SimpleQueue()
+        self._jobs: dict[int, Task] = {}  # those whose end Celery has not been told of
+        self._answers: queue.SimpleQueue[tuple[Task, Any]] = queue.SimpleQueue()
         self._bell: tuple[int, int] | None = None  # a pipe: whoever has an answer rings, Celery's thread hears
         self._rung = False
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="drangue-task")
+        self._tells: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._ahead: dict[str, Task] = {}  # by the ids of their tasks: begun before Celery knew of them
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have answers given by Celery's own loop. Called with every connection to the broker."""
@@ -67,6 +84,29 @@ class TaskPool(BasePool):
             for end in self._bell:
                 os.set_blocking(end, False)
         hub.add_reader(self._bell[0], self._hear)
+
+    @property
+    def ahead(self) -> int:
+        """How many tasks have begun that Celery does not know of yet."""
+        return len(self._ahead)
+
+    def begin_ahead(
+        self, works: Mapping[str, Callable[[], Coroutine[Any, Any, None]]], tell: Callable[[], None]
+    ) -> None:
+        """Begin tasks, by their ids, before Celery has their messages, which find them begun, or ended. `tell` brings
+        those, some milliseconds later and on Celery's own thread. From any thread."""
+        tasks = {task_id: self._task() for task_id in works}
+        self._ahead |= tasks
+        self._tells.put(tell)
+        for task_id, work in works.items():
+            self._begin(tasks[task_id], functools.partial(self._told, work))
+
+    def leave(self, task_id: str) -> None:
+        """Expect no message for a task that was begun ahead; it goes on by itself. Where it is not, nothing is done.
+        On Celery's own thread."""
+        task = self._ahead.pop(task_id, None)
+        if task is not None:
+            self._answered(task, _unheard)
 
     def on_apply(  # type: ignore[override]  # the stubs lag behind Celery
         self,
@@ -78,29 +118,20 @@ class TaskPool(BasePool):
         **_: Any,
     ) -> Handle:
         assert callback is not None
-        number, began = next(self._numbers), time.monotonic()
-        job = self._jobs[number] = Job(number)
-        name, _id, _request, body, content_type, _encoding = args
-        work: Work | None = getattr(self.app.tasks.get(name), "work", None)
+        name, task_id, _request, body, content_type, _encoding = args
+        begun = self._ahead.pop(task_id, None)
+        task = begun or self._task()
         if accept_callback:
-            accept_callback(number, began)
-        if work is None or content_type != JSON:
-            self._threads.submit(self._apply, job, callback, target, args, kwargs)
-            job.begun = True
+            accept_callback(task.ident, task.since)
+        self._answered(task, callback)
+        if begun:
             return Handle()
-
-        def done(error: BaseException | None) -> None:
-            seconds = time.monotonic() - began
-            self._answers.put((number, callback, (1, _failure(error), seconds) if error else (0, "None", seconds)))
-            job.ended = True  # behind its answer, which a stop that sees this gives
-            if self._bell is None or self._rung:
-                return
-            self._rung = True
-            full = len(self._jobs) >= self.limit  # then nothing new comes before this is known
-            self._ring() if full else asyncio.get_running_loop().call_later(GATHER_S, self._ring)
-
-        loop_thread().begin(job, lambda: _begun(work, body), done)
-        job.begun = True
+        work: Work | None = getattr(self.app.tasks.get(name), "work", None)
+        if work is None or content_type != JSON:
+            self._threads.submit(self._apply, task, target, args, kwargs)
+            task.begun = True
+        else:
+            self._begin(task, lambda: _begun(work, body))
         return Handle()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -118,7 +149,22 @@ class TaskPool(BasePool):
         self._threads.shutdown()
         super().on_stop()
 
-    def _apply(self, job: Job, callback: Callable[..., Any], target: Any, args: Any, kwargs: Any) -> None:
+    def _task(self) -> Task:
+        task = Task(next(self._numbers))
+        self._jobs[task.ident] = task
+        return task
+
+    def _begin(self, task: Task, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        def done(error: BaseException | None) -> None:
+            seconds = time.monotonic() - task.since
+            self._answers.put((task, (1, _failure(error), seconds) if error else (0, "None", seconds)))
+            task.ended = True  # behind its answer, which a stop that sees this gives
+            self._ring_soon()
+
+        loop_thread().begin(task, work, done)
+        task.begun = True
+
+    def _apply(self, task: Task, target: Any, args: Any, kwargs: Any) -> None:
         """On a thread: do what is none of ours, and answer for it however it ends."""
         answers: list[Any] = []
         try:
@@ -126,9 +172,21 @@ class TaskPool(BasePool):
         except BaseException as error:
             answers.append(ExceptionInfo() if not isinstance(error, Exception) else _failure(error))
         (answer,) = answers
-        self._answers.put((job.ident, callback, (1, answer, 0.0) if isinstance(answer, ExceptionInfo) else answer))
-        job.ended = True
+        self._answers.put((task, (1, answer, 0.0) if isinstance(answer, ExceptionInfo) else answer))
+        task.ended = True
         self._ring()
+
+    async def _told(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._ring_soon()
+        await work()
+
+    def _ring_soon(self) -> None:
+        """On the loop's thread: have Celery hear what there is, together with what else comes within moments."""
+        if self._bell is None or self._rung:
+            return
+        self._rung = True
+        full = len(self._jobs) >= self.limit  # then nothing new comes before this is known
+        self._ring() if full else asyncio.get_running_loop().call_later(GATHER_S, self._ring)
 
     def _ring(self) -> None:
         if self._bell is not None:
@@ -146,16 +204,28 @@ class TaskPool(BasePool):
         # Behind the rings that were heard and before the first answer is taken: what comes from here on rings again.
         self._rung = False
         self._give_all()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tells.get_nowait()()
 
     def _give_all(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._give(*self._answers.get_nowait())
 
-    def _give(self, number: int, callback: Callable[..., Any], answer: Any) -> None:
-        self._jobs.pop(number, None)
+    def _answered(self, task: Task, callback: Callable[..., Any]) -> None:
+        """Say who is to be given the answer of a task, on Celery's thread, as all answers are."""
+        task.callback = callback
+        if task.answer is not None:
+            self._give(task, task.answer)
+
+    def _give(self, task: Task, answer: Any) -> None:
+        if task.callback is None:  # Celery does not know of it yet
+            task.answer = answer
+            return
+        self._jobs.pop(task.ident, None)
         try:
-            callback(answer)
+            task.callback(answer)
         except Exception:
             log.exception("answer_failed")  # the step is settled; Celery's account of its message is all that is lost
 

@@ -30,6 +30,7 @@ from drangue_client.turns import close
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
 from drangue_worker.fleet.aio import loop_thread
+from drangue_worker.fleet.dispatch import PoolDispatch
 from drangue_worker.fleet.liveness import living_step
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
@@ -105,6 +106,15 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
                 self._stop.wait, sweeper, lambda: settings.sweep_s * random.uniform(0.7, 1.0), Registration(fleet).renew
             )
 
+    class Dispatching(Ours):
+        """Lets a worker with room go on with what it opens."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, worker: Any) -> None:
+            if isinstance(worker.pool, TaskPool) and fleet.settings.eager_dispatch:
+                fleet.runtime().dispatch = PoolDispatch(worker, fleet.runtime())
+
     class Draining(Ours):
         """Bounds how long a worker that was told to stop goes on with what it has begun."""
 
@@ -155,7 +165,7 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
                 log.exception("kill_failed")  # the next look may succeed, and must be tried
 
     living = [living_step(fleet)] if fleet.settings.liveness_file else []
-    return [Guard, Sweeping, Draining, Killing, *living]
+    return [Guard, Sweeping, Dispatching, Draining, Killing, *living]
 
 
 def give_back_of_ended(fleet: FleetRuntime) -> None:

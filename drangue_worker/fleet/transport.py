@@ -76,9 +76,9 @@ class Channel(KombuChannel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._many = not self.ack_emulation and _ours is None
+        self.takes_many = not self.ack_emulation and _ours is None
         self._more = False  # whether the last list had more
-        if self._many:
+        if self.takes_many:
             self.QoS = QoS
 
     def _get_client(self) -> Any:
@@ -106,7 +106,7 @@ class Channel(KombuChannel):  # type: ignore[misc]
         name: str | None = getattr(self.client, "chosen", None)
         queue = (name or "").rsplit(self.sep, 1)[0]
         credit = min(MOST - 1, self.qos.can_consume_max_estimate() or 0)  # None: there is no limit, so no worker
-        if not self._many or credit < 1 or self._closing or queue not in self.active_queues:
+        if not self.takes_many or credit < 1 or self._closing or queue not in self.active_queues:
             return
         fetched = deque(self._pop(name, credit))
         self._more = bool(fetched)
@@ -130,7 +130,7 @@ class Channel(KombuChannel):  # type: ignore[misc]
             raise
         except ResponseError as error:  # a Redis before 6.2, or a user that may not
             log.warning("messages_fetched_one_by_one", error=str(error))
-            self._many = False
+            self.takes_many = False
             return []
 
     def _hand_on(self, item: bytes, queue: str) -> None:

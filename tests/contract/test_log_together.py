@@ -10,6 +10,7 @@ import pytest
 from drangue_client.errors import ConflictError
 from drangue_client.events import Fact
 from drangue_client.folding import fold
+from drangue_client.store.conversations import Conversations
 from drangue_client.store.database import Database
 from drangue_client.store.log import SqlLog
 from drangue_client.store.statements import CLAIM, LOOK
@@ -153,7 +154,7 @@ class TestOnPostgres:
         with other.db.engine().connect() as holder:
             transaction = holder.begin()
             holder.exec_driver_sql("select 1 from runs where run_id = 'b' for update")
-            written = settle_together(log.db, {one.run_id: [one] for one in moves})
+            written = settle_together(log.db, Conversations(), {one.run_id: [one] for one in moves})
             transaction.rollback()
         assert list(written) == ["a"]
         assert [one.verdict for one in log.settle(moves[1:])] == ["ok"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from celery import Celery
 from kombu.asynchronous import Hub
 
+from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.pool import TaskPool
+from tests.kit.fleet import wait_until
 
 LIMIT = 20
 
@@ -172,3 +175,87 @@ def test_a_stop_does_not_wait_for_what_was_never_begun(app: Celery) -> None:
 
         with pytest.raises(KeyboardInterrupt):
             one.pool.on_apply(None, ("wait", "", {}, "", "application/json", ""), {}, one.answers.append, stop)
+
+
+class Ahead:
+    """Tasks that begin before their messages come: `told` of when those shall."""
+
+    def __init__(self, one: Driven) -> None:
+        self.one = one
+        self.told: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}
+
+    def begin(self, *names: str, tell: bool = True) -> None:
+        works = {name: functools.partial(self._wait, name) for name in names}
+        self.one.pool.begin_ahead(works, lambda: self._tell(names) if tell else None)
+
+    def _tell(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.message(name)
+            self.told.append(name)
+
+    def message(self, name: str) -> None:
+        told = ("wait", name, {}, json.dumps([[600], {}, {}]), "application/json", "utf-8")
+        self.one.pool.on_apply(None, told, {}, self.one.answers.append, lambda number, _: self.one.began.append(number))
+        self.one.pool.leave(name)
+
+    async def _wait(self, name: str) -> None:
+        gate = self.gates[name] = asyncio.Event()
+        await gate.wait()
+
+    def end(self, name: str) -> None:
+        wait_until(lambda: name in self.gates)
+        loop_thread().call(self.gates[name].set)
+
+
+def test_a_task_that_began_ahead_of_its_message_is_the_same_task(app: Celery) -> None:
+    """It is begun once, answered for once, and told to stop by its number."""
+    with driven(app) as one:
+        ahead = Ahead(one)
+        ahead.begin("a", "b")
+        assert one.pool.ahead == 2
+        one.turn(lambda: ahead.told == ["a", "b"])
+        assert (one.pool.ahead, len(one.began), one.answers) == (0, 2, [])
+        ahead.end("a")
+        one.turn(lambda: len(one.answers) == 1)
+        one.pool.terminate_job(one.began[1])
+        one.turn(lambda: len(one.answers) == 2)
+    assert [answer[0] for answer in one.answers] == [0, 1]
+
+
+def test_a_task_that_ended_ahead_of_its_message_is_answered_for_when_it_comes(app: Celery) -> None:
+    """Most are over in a moment; what Celery shows of them is right all the same."""
+    with driven(app) as one:
+        ahead = Ahead(one)
+        ahead.begin("a", tell=False)
+        ahead.end("a")
+        wait_until(lambda: all(job.ended for job in one.pool._jobs.values()))
+        one.turn(lambda: next(iter(one.pool._jobs.values())).answer is not None)
+        ahead.message("a")
+        assert [answer[:2] for answer in one.answers] == [(0, "None")]
+        assert (one.pool.ahead, one.pool._get_info()["running"]) == (0, 0)
+
+
+def test_a_task_whose_message_never_comes_keeps_no_place(app: Celery) -> None:
+    """The connection to the broker was lost, or somebody revoked it: it goes on, and nobody is told."""
+    with driven(app) as one:
+        ahead = Ahead(one)
+        ahead.begin("a", "b", tell=False)
+        ahead.end("a")
+        one.turn(lambda: any(job.answer for job in one.pool._jobs.values()))
+        for name in ("a", "b"):
+            one.pool.leave(name)
+        assert (one.pool.ahead, one.pool._get_info()["running"]) == (0, 1)
+        ahead.end("b")
+        one.turn(lambda: one.pool._get_info()["running"] == 0)
+    assert one.answers == []
+
+
+def test_a_stop_waits_for_what_began_ahead(app: Celery) -> None:
+    """Celery has never heard of it, and it is under way like any other."""
+    with driven(app) as one:
+        ahead = Ahead(one)
+        ahead.begin("a", tell=False)
+        threading.Timer(0.3, lambda: ahead.end("a")).start()
+        one.pool.on_stop()
+        assert [job.ended for job in one.pool._jobs.values()] == [True]

@@ -112,6 +112,7 @@ TABLE.add(
     visibility_timeout_s=(0, -1, NAN, None, "5"),
     task_events=NO_FLAG,
     broker_acks=NO_FLAG,
+    eager_dispatch=NO_FLAG,
     log_level=(None, 5, "loud"),
     log_format=(None, 5, "xml"),
     tracer=(None, 5, "zipkin"),
