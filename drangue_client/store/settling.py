@@ -56,9 +56,7 @@ def with_taken(moved: Moved, move: Move, claim: Callable[[Ask, float], Claimed |
         return moved
     fresh, lease_s = {ref.step for ref in moved.opened}, move.take.lease_s
     taken = tuple(one for ask in move.take.asks if ask.step in fresh and (one := claim(ask, lease_s)))
-    attempts = {claimed.ask.step: claimed.attempt for claimed in taken}
-    opened = tuple(replace(ref, attempt=attempts.get(ref.step, ref.attempt)) for ref in moved.opened)
-    return replace(moved, opened=opened, taken=taken)
+    return replace(moved, taken=taken)
 
 
 def _projections(row: RowMapping, move: Move) -> dict[str, Any]:

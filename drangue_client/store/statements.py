@@ -132,7 +132,7 @@ opened as (
     from good g cross join json_to_recordset(g.opens) as o(step int, kind text, name text, queue text, on_cancel text,
         token text, worker text, lease_s float8)
     on conflict do nothing
-    returning run_id, step, kind, queue, priority, attempt, sends
+    returning run_id, step, kind, queue, priority, 0 as attempt, sends
 ),
 moved as (
     update runs r set head_seq = g.new_head, status = g.status, wake_at = g.due_at, deadline_at = g.deadline_at,
@@ -150,6 +150,13 @@ select g.run_id, (select json_agg(json_build_array(o.step, o.kind, o.queue, o.pr
 from good g left join events e on e.run_id = g.run_id and e.seq = g.head
 """
 SETTLE, SETTLE_SEVERAL = _SETTLE.replace("{waiting}", ""), _SETTLE.replace("{waiting}", " skip locked")
+
+# What was taken for a conversation that turned out to be another: as if it had only been opened.
+UNTAKE = """
+update steps set claim = null, worker = null, lease_until = null, attempt = 0
+where run_id = %(run)s and claim = any(%(tokens)s::text[])
+returning step
+"""
 
 ROWS = f"select {RUN} from runs r where r.run_id = any(%(runs)s::text[])"
 WHOLE = f"select ({EVENTS} %(run)s)"

@@ -38,7 +38,6 @@ class Taking:
         same = last is None or (last.ts, last.type) == (ts, event_type)
         if not same:
             self._cache.forget(self._moves[0].run_id)
-            self._before = None
         return same
 
     def claimed(self, steps: set[int], now: float) -> list[Claimed]:
@@ -63,8 +62,10 @@ class Taking:
         assert move.take is not None
         step = _open(move, ask.step)
         thinks = step.kind != "tool"
-        about = log if log is not None else fresh
-        decisions = [event for event in about if event.type == "model_decision" and (event.step or 0) < ask.step]
+        about = log if thinks and log is not None else fresh
+        decided = (
+            event for event in reversed(about) if event.type == "model_decision" and (event.step or 0) < ask.step
+        )
         return Claimed(
             ask=ask,
             kind=step.kind,
@@ -78,7 +79,7 @@ class Taking:
             category=None,
             look=Look(self._row(move.take.row, now), self._moves[-1].run, now),
             facts=tuple(event for event in about if event.step == ask.step),
-            decision=decisions[-1] if decisions else None,
+            decision=next(decided, None),
             events=tuple(about) if thinks else (),
         )
 

@@ -30,6 +30,7 @@ from drangue_client.store.statements import (
     SETTLE,
     SETTLE_SEVERAL,
     SUBMIT,
+    UNTAKE,
     WHOLE,
 )
 from drangue_client.store.taking import Taking
@@ -172,10 +173,9 @@ def settle_together(
         left = {step: StepRef(run_id, step, *rest) for step, *rest in opened or ()}
         if taking.holds(last_ts, last_type):
             taken = {one.ask.step: one for one in taking.claimed(set(left), now)}
-        else:  # another past of the run than the one that was held: asked again, it is read
-            asks = [ask for step, ask in taking.asks.items() if step in left]
-            lease_s = next(move.take.lease_s for move in bundles[run_id] if move.take) if asks else 0.0
-            taken = {one.ask.step: one for one in claim_together(db, cache, asks, lease_s) if isinstance(one, Claimed)}
+        else:
+            taken = {}
+            db.alone(UNTAKE, {"run": run_id, "tokens": [ask.token for ask in taking.asks.values()]})
         answers[run_id] = [_moved(move, left, taken) for move in bundles[run_id]]
     return answers
 

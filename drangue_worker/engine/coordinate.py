@@ -33,7 +33,8 @@ class Next:
     """What is to move a run on: `facts` to be recorded before anything is decided. `claim` is the step that settles by
     them, None where a coordinator asks; `park` is as in Move. `look` is the run as it was seen, by the claim or at all:
     where it has moved since, or None was seen, it is looked at again. `token` begins those of the claims that are taken
-    with it: asked again after a lost answer, they are the same."""
+    with it, so that they are the same when it is repeated: `asked` are the steps that the latest try would take, and
+    `unsure` those that an earlier one may have taken without anybody's knowing, since its answer was lost."""
 
     run_id: str
     facts: tuple[Fact, ...] = ()
@@ -41,6 +42,22 @@ class Next:
     look: Look | None = None
     park: bool = False
     token: str = field(default_factory=lambda: secrets.token_hex(12))
+    asked: set[int] = field(default_factory=set)
+    unsure: set[int] = field(default_factory=set)
+
+    def ask(self, runtime: Runtime, step: int) -> Ask:
+        """The claim of a step that is taken with this."""
+        return runtime.ask(self.run_id, step, f"{self.token}{step:08x}")
+
+    def unheard(self) -> None:
+        """Take note that the latest try was refused, or its answer lost."""
+        self.unsure.update(self.asked)
+        self.asked.clear()
+
+    def heard(self, opened: Sequence[StepRef]) -> None:
+        """Take note of what the latest try has opened."""
+        self.asked.clear()
+        self.unsure.difference_update(ref.step for ref in opened)
 
 
 @dataclass(slots=True)
@@ -66,13 +83,15 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
     The verdict `lost`: nothing was written, the claim is no longer its asker's. Raises for one what it raises alone,
     and PartlyFailed for several.
     """
+    for one in nexts:
+        one.unheard()  # it may be repeated
     looks, unreadable = _looks(runtime, nexts)
     answers: dict[int, Moved | Exception] = {
         place: unreadable[one.run_id] for place, one in enumerate(nexts) if one.run_id in unreadable
     }
     todo = [place for place in range(len(nexts)) if place not in answers]
-    doubtful: list[Ask] = []
     while todo:
+        runtime.dispatch.begin_round()
         chains = {run_id: _Chain(look, look) for run_id, look in looks.items()}
         decided: list[tuple[int, Look, Plan, Move]] = []
         for place in todo:
@@ -95,18 +114,29 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
                 todo.append(place)
             else:
                 answers[place] = moved
-            if not _is_written(moved):
-                doubtful += move.take.asks if move.take else ()
+            if isinstance(moved, Moved) and moved.verdict == "ok":
+                nexts[place].heard(moved.opened)
+            else:
+                nexts[place].unheard()
         written = [(look, done, moved) for (_, look, done, _), moved in settled if _is_written(moved)]
         runtime.go_on(
             [ref for _, _, moved in written for ref in getattr(moved, "opened", ())],
             [one for _, _, moved in written for one in getattr(moved, "taken", ())],
         )
         announce(runtime, [(look, done) for look, done, _ in written])
-    if doubtful:  # refused now, they may have been written before, and the answer lost: then nobody knows of the claim
-        given_back = runtime.log.release([Release(ask, category="doubtful") for ask in doubtful])
-        runtime.publish([ref for ref in given_back if ref])
+    _give_back_unsure(runtime, nexts)
     return all_of([answers[place] for place in range(len(nexts))])
+
+
+def _give_back_unsure(runtime: Runtime, nexts: Sequence[Next]) -> None:
+    """Give back what may have been taken by a move whose answer was lost, and is at nobody's hands."""
+    asks = [one.ask(runtime, step) for one in nexts for step in sorted(one.unsure)]
+    asks = [ask for ask in asks if ask.token not in runtime.going]
+    if asks:
+        given_back = runtime.log.release([Release(ask, category="unsure") for ask in asks])
+        runtime.publish([ref for ref in given_back if ref])
+    for one in nexts:
+        one.unsure.clear()
 
 
 def _is_written(moved: Moved | Exception) -> bool:
@@ -151,11 +181,8 @@ def _decide(runtime: Runtime, one: Next, chain: _Chain | None) -> tuple[Look, Pl
         return None
     decided = plan(look, facts, functools.partial(_since_decision, runtime, chain), _check(runtime, look))
     row = replace(look.row, head_seq=look.row.head_seq + len(decided.facts), status=decided.run.status)
-    asks = tuple(
-        runtime.ask(one.run_id, opened.step, f"{one.token}{opened.step:08x}")
-        for opened in decided.opens
-        if runtime.dispatch.wants(opened)
-    )
+    asks = tuple(one.ask(runtime, opened.step) for opened in decided.opens if runtime.wants(opened))
+    one.asked.update(ask.step for ask in asks)
     move = Move(
         one.run_id,
         look.row.head_seq,

@@ -13,17 +13,24 @@ from drangue_client.store.values import Claimed, Open, StepRef
 
 
 class Dispatch(Protocol):
-    """What has this process perform steps. Called where runs are settled, which is on a thread of its own."""
+    """What has this process perform steps. Called where runs are settled, mostly on one thread: where others ask at the
+    same time, a few places more may be promised than there are."""
+
+    def begin_round(self) -> None:
+        """What was promised before is void, or taken up."""
 
     def wants(self, opened: Open) -> bool:
         """Whether this process has room for a step; True promises a place."""
 
     def go_on(self, taken: Sequence[tuple[Claimed, StepRef]]) -> None:
-        """Perform these; what was promised before is void then. Raises nothing."""
+        """Perform these. Raises nothing."""
 
 
 class Elsewhere:
     """The dispatch of a process that sends everything."""
+
+    def begin_round(self) -> None:
+        """Nothing was promised."""
 
     def wants(self, opened: Open) -> bool:
         return False

@@ -52,6 +52,13 @@ async def perform(runtime: Runtime, run_id: str, step: int) -> Performed:
 
 async def work_on(runtime: Runtime, claimed: Claimed) -> Performed:
     """`perform` for a step that is claimed."""
+    try:
+        return await _work_on(runtime, claimed)
+    finally:
+        runtime.going.discard(claimed.ask.token)
+
+
+async def _work_on(runtime: Runtime, claimed: Claimed) -> Performed:
     ask, run_id, step = claimed.ask, claimed.ask.run_id, claimed.ask.step
     if told_to_stop():
         return await _give_back(runtime, ask, GiveBack(0.0, "drained"))

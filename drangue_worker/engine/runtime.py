@@ -24,7 +24,7 @@ from drangue_client.errors import DatabaseUnavailable
 from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
-from drangue_client.store.values import Ask, Claimed, Executor, RunRow, StepRef
+from drangue_client.store.values import Ask, Claimed, Executor, Open, RunRow, StepRef
 from drangue_client.wire.signals import Doorbell
 from drangue_worker.engine.batching import Batcher
 from drangue_worker.engine.eager import Dispatch, Elsewhere
@@ -96,6 +96,7 @@ class Runtime:
         self._beats = self._threads("lease", 1)
         self.leases = Leases(self.log, self.settings, functools.partial(self._on, self._beats))
         self._batchers: dict[Any, Batcher[Any, Any]] = {}
+        self.going: set[str] = set()  # the claims of steps that this process goes on with
 
     async def database(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a blocking call of the log in one of this runtime's threads.
@@ -125,8 +126,18 @@ class Runtime:
     def go_on(self, opened: Sequence[StepRef], taken: Sequence[Claimed]) -> None:
         """Have steps performed: those that were `taken` here, the others by whoever gets their messages."""
         ours = {(one.ask.run_id, one.ask.step): one for one in taken}
-        self.dispatch.go_on([(ours[ref.run_id, ref.step], ref) for ref in opened if (ref.run_id, ref.step) in ours])
+        if ours:
+            self.going |= {one.ask.token for one in taken}
+            self.dispatch.go_on([(ours[ref.run_id, ref.step], ref) for ref in opened if (ref.run_id, ref.step) in ours])
         self.publish([ref for ref in opened if (ref.run_id, ref.step) not in ours])
+
+    def wants(self, opened: Open) -> bool:
+        """Whether this process would go on with a step itself. It is a wish: where that cannot be told, it is sent."""
+        try:
+            return self.dispatch.wants(opened)
+        except Exception:
+            log.exception("dispatch_failed")
+            return False
 
     def _threads(self, name: str, most: int) -> ThreadPoolExecutor:
         """Threads of this runtime's own; those of runs in one process, of which each has a runtime, are shared."""

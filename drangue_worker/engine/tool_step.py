@@ -12,6 +12,7 @@ from typing import Any
 
 from drangue_client.events import Event, Fact
 from drangue_client.folding import fold
+from drangue_client.messages import copied
 from drangue_client.outcomes import cancelled, failure, unknown_outcome
 from drangue_client.run import OVER
 from drangue_client.store.values import KILLED, REAPED
@@ -42,7 +43,8 @@ async def call_tool(attempt: Attempt) -> Outcome:
     assert claimed.decision is not None
     assert claimed.decision.step is not None
     name = str(claimed.name)
-    call = as_granted(claimed.decision.payload["tool_calls"][attempt.step - claimed.decision.step - 1], claimed.facts)
+    asked = claimed.decision.payload["tool_calls"][attempt.step - claimed.decision.step - 1]
+    call = copied(as_granted(asked, claimed.facts))  # a tool or a guard may change its arguments; what was asked stays
     if claimed.outcome is not None:
         return await _screened(attempt, name, call["id"], claimed.outcome)
     tool = attempt.blueprint.tools.get(name)

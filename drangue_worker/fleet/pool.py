@@ -22,6 +22,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool, apply_target
+from celery.worker import state as celery_state
 
 from drangue_worker.fleet.aio import Job, loop_thread
 from drangue_worker.observability.logs import get_logger
@@ -142,7 +143,10 @@ class TaskPool(BasePool):
     def on_stop(self) -> None:
         """Wait for what is under way, and answer for it. A signal may call this on top of itself, or of whatever else
         Celery's thread is at: what is waited for is said by jobs alone, and an answer may have been taken below."""
-        while any(job.begun and not job.ended for job in list(self._jobs.values())):
+        while self._under_way() or self._under_way():  # one that ends may begin another behind the first look
+            if celery_state.should_terminate:  # a cold stop, which cancels what Celery knows of
+                for job in self._under_way():
+                    job.cancel()
             with contextlib.suppress(queue.Empty):
                 self._give(*self._answers.get(timeout=LOOK_S))
         self._give_all()
@@ -163,6 +167,9 @@ class TaskPool(BasePool):
 
         loop_thread().begin(task, work, done)
         task.begun = True
+
+    def _under_way(self) -> list[Task]:
+        return [job for job in list(self._jobs.values()) if job.begun and not job.ended]
 
     def _apply(self, task: Task, target: Any, args: Any, kwargs: Any) -> None:
         """On a thread: do what is none of ours, and answer for it however it ends."""

@@ -149,8 +149,9 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             self.stop(worker)
 
         def _watch(self) -> None:
+            buried: set[str] = set()
             while not self._stop.wait(KILL_CHECK_S) and not fleet.draining:
-                self._try(give_back_of_ended)
+                self._try(lambda fleet: give_back_of_ended(fleet, buried))
                 self._try(kill_overdue)
 
         def _try(self, work: Callable[[FleetRuntime], None]) -> None:
@@ -168,9 +169,10 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
     return [Guard, Sweeping, Dispatching, Draining, Killing, *living]
 
 
-def give_back_of_ended(fleet: FleetRuntime) -> None:
+def give_back_of_ended(fleet: FleetRuntime, buried: set[str]) -> None:
     """Give back what processes of the pool hold that have ended by themselves: nobody waits for their leases. Nothing
-    of theirs can be recorded any more, and nothing be done: what their tools had started is ended first.
+    of theirs can be recorded any more, and nothing be done: what their tools had started is ended first, of all but the
+    `buried`, which has been done for.
 
     The log is asked who holds something, not the pool who has gone: one that lived for a moment only was seen by
     nobody, and what a dying one had asked Postgres for may be granted after its death."""
@@ -178,7 +180,9 @@ def give_back_of_ended(fleet: FleetRuntime) -> None:
         child = _process_of(worker)
         if _lives(child):
             continue
-        _kill(os.killpg, child)
+        if worker not in buried:  # once: its number may soon be somebody else's
+            buried.add(worker)
+            _kill(os.killpg, child)
         given_back = fleet.log.release_worker(worker, REAPED)
         if given_back:
             log.warning("process_ended", child=child, steps=len(given_back))
@@ -222,7 +226,7 @@ def _end(child: int) -> None:
 
 
 def _kill(how: Callable[[int, int], None], process: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter of another account, to whom it fell
         how(process, signal.SIGKILL)
 
 

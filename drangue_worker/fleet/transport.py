@@ -76,9 +76,10 @@ class Channel(KombuChannel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.takes_many = not self.ack_emulation and _ours is None
+        self._many = not self.ack_emulation and _ours is None
         self._more = False  # whether the last list had more
-        if self.takes_many:
+        self._backlog = False  # whether it had as many as could be taken
+        if self._many:
             self.QoS = QoS
 
     def _get_client(self) -> Any:
@@ -100,16 +101,34 @@ class Channel(KombuChannel):  # type: ignore[misc]
             self._fetch()
         return True
 
+    def room(self, queue: str | None) -> int:
+        """How many messages of a queue that is served here would be begun at once; none where others are known to wait.
+        From any thread. It is none, too, for a worker that keeps copies in Redis, and on an application's app."""
+        if not self._many or self._backlog or self._serving(queue) is None:
+            return 0
+        return self.qos.can_consume_max_estimate() or 0
+
+    def hand_on(self, message: str, queue: str | None) -> None:
+        """Hand on a message as if Redis had brought it, where its queue is still served. On Celery's own thread."""
+        transport = self._serving(queue)
+        if transport is not None:
+            transport._deliver(loads(message), queue)
+
+    def _serving(self, queue: str | None) -> Any:
+        """The transport that has somebody to hand messages of a queue to; None where there is none, or none now."""
+        transport = self.connection
+        return transport if transport is not None and queue in transport._callbacks else None
+
     def _fetch(self) -> None:
         """Fetch what else the list holds, within the limit of what the worker may take, and hand it on."""
-        self._more = False
+        self._more = self._backlog = False
         name: str | None = getattr(self.client, "chosen", None)
         queue = (name or "").rsplit(self.sep, 1)[0]
         credit = min(MOST - 1, self.qos.can_consume_max_estimate() or 0)  # None: there is no limit, so no worker
-        if not self.takes_many or credit < 1 or self._closing or queue not in self.active_queues:
+        if not self._many or credit < 1 or self._closing or queue not in self.active_queues:
             return
         fetched = deque(self._pop(name, credit))
-        self._more = bool(fetched)
+        self._more, self._backlog = bool(fetched), len(fetched) == credit
         try:
             while fetched:
                 self._hand_on(fetched.popleft(), queue)
@@ -130,7 +149,7 @@ class Channel(KombuChannel):  # type: ignore[misc]
             raise
         except ResponseError as error:  # a Redis before 6.2, or a user that may not
             log.warning("messages_fetched_one_by_one", error=str(error))
-            self.takes_many = False
+            self._many = False
             return []
 
     def _hand_on(self, item: bytes, queue: str) -> None:

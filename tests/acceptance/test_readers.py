@@ -93,7 +93,9 @@ def read(fleet: Fleet, model: Model, tmp_path_factory: pytest.TempPathFactory) -
     model.begin.clear()
     for run_id in RUNS:
         fleet.client.submit("tester", run_id, run_id=run_id, tokens=True)
-    wait_until(lambda: fleet.provider.in_flight == len(RUNS), 30)  # the fleet has nothing to do but to wait
+    wait_until(lambda: fleet.provider.in_flight == len(RUNS), 30)  # the fleet has nothing to do but to wait,
+    leases = fleet.execute("select max(lease_until) from steps")
+    wait_until(lambda: fleet.execute("select max(lease_until) from steps") > leases, 30)  # and all its connections
     before = connections(fleet)
     with ExitStack() as stack:
         programs, files = [], []

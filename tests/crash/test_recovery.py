@@ -103,6 +103,22 @@ def test_a_stopping_worker_gives_back_what_it_cannot_finish(make_fleet: Make) ->
     assert fleet.provider.received == 200  # each once before and once after: the drain doubled nothing
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_worker_that_is_told_to_end_at_once_gives_back_what_it_is_at(make_fleet: Make, eager: bool) -> None:
+    """SIGQUIT cancels what is under way, whether Celery has been told of it or not; no lease is waited for."""
+    fleet = make_fleet(
+        lambda call: Reply("done", delay_s=60.0 if call.number <= 5 else 0.0), lease_s=90.0, eager_dispatch=eager
+    )
+    (victim,) = fleet.start("model-1")
+    ids = fleet.submit(5)
+    fleet.provider.wait_for(lambda p: p.in_flight == 5, 30)
+    victim.process.send_signal(signal.SIGQUIT)
+    victim.process.wait(15)
+    fleet.start("model-2")
+    assert {result.status for result in fleet.finish(ids, 30)} == {"completed"}
+    assert fleet.provider.received == 10
+
+
 def test_a_stopping_worker_finishes_what_it_can(make_fleet: Make) -> None:
     """A deploy must not repeat calls that were nearly done."""
     fleet = make_fleet(calls_then_answer(delay_s=1.0), drain_grace_s=10.0)

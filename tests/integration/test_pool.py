@@ -259,3 +259,14 @@ def test_a_stop_waits_for_what_began_ahead(app: Celery) -> None:
         threading.Timer(0.3, lambda: ahead.end("a")).start()
         one.pool.on_stop()
         assert [job.ended for job in one.pool._jobs.values()] == [True]
+
+
+def test_a_cold_stop_cancels_what_began_ahead(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery cancels the requests it knows of; nobody else would end this one before it has its answer."""
+    with driven(app) as one:
+        ahead = Ahead(one)
+        ahead.begin("a", tell=False)
+        wait_until(lambda: "a" in ahead.gates)
+        monkeypatch.setattr("celery.worker.state.should_terminate", True)
+        one.pool.on_stop()
+        assert [job.ended for job in one.pool._jobs.values()] == [True]
