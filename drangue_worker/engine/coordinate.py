@@ -10,7 +10,7 @@ import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError, ValidationError
 from drangue_client.events import Event, Fact
@@ -28,7 +28,7 @@ log = get_logger("drangue.coordinate")
 ENDINGS = ("run_failed", "run_finished")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Next:
     """What is to move a run on: `facts` to be recorded before anything is decided. `claim` is the step that settles by
     them, None where a coordinator asks; `park` is as in Move. `look` is the run as it was seen, by the claim or at all:
@@ -114,32 +114,33 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
                 todo.append(place)
             else:
                 answers[place] = moved
-            if isinstance(moved, Moved) and moved.verdict == "ok":
+            if _is_written(moved):
                 nexts[place].heard(moved.opened)
             else:
                 nexts[place].unheard()
         written = [(look, done, moved) for (_, look, done, _), moved in settled if _is_written(moved)]
-        runtime.go_on(
-            [ref for _, _, moved in written for ref in getattr(moved, "opened", ())],
-            [one for _, _, moved in written for one in getattr(moved, "taken", ())],
-        )
+        opened = [ref for _, _, moved in written for ref in moved.opened]
+        runtime.go_on(opened, [one for _, _, moved in written for one in moved.taken])
         announce(runtime, [(look, done) for look, done, _ in written])
     _give_back_unsure(runtime, nexts)
     return all_of([answers[place] for place in range(len(nexts))])
 
 
 def _give_back_unsure(runtime: Runtime, nexts: Sequence[Next]) -> None:
-    """Give back what may have been taken by a move whose answer was lost, and is at nobody's hands."""
+    """Give back what may have been taken by a move whose answer was lost, and is at nobody's hands. Where that fails
+    the leases lapse: what was written meanwhile must not be asked for again."""
     asks = [one.ask(runtime, step) for one in nexts for step in sorted(one.unsure)]
     asks = [ask for ask in asks if ask.token not in runtime.going]
-    if asks:
-        given_back = runtime.log.release([Release(ask, category="unsure") for ask in asks])
+    try:
+        given_back = runtime.log.release([Release(ask, category="unsure") for ask in asks]) if asks else []
         runtime.publish([ref for ref in given_back if ref])
+    except Exception as error:
+        log.warning("give_back_failed", steps=len(asks), kind=type(error).__name__)
     for one in nexts:
         one.unsure.clear()
 
 
-def _is_written(moved: Moved | Exception) -> bool:
+def _is_written(moved: Moved | Exception) -> TypeGuard[Moved]:
     return isinstance(moved, Moved) and moved.verdict == "ok"
 
 

@@ -13,8 +13,8 @@ from drangue_client.store.values import Claimed, Open, StepRef
 
 
 class Dispatch(Protocol):
-    """What has this process perform steps. Called where runs are settled, mostly on one thread: where others ask at the
-    same time, a few places more may be promised than there are."""
+    """What has this process perform steps. Called where runs are settled, mostly on one thread. Places are promised by
+    what is known: with messages on their way, or asked for by others, as many more may begin as are fetched at once."""
 
     def begin_round(self) -> None:
         """What was promised before is void, or taken up."""

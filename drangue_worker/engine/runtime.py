@@ -128,7 +128,11 @@ class Runtime:
         ours = {(one.ask.run_id, one.ask.step): one for one in taken}
         if ours:
             self.going |= {one.ask.token for one in taken}
-            self.dispatch.go_on([(ours[ref.run_id, ref.step], ref) for ref in opened if (ref.run_id, ref.step) in ours])
+            steps = [(ours[ref.run_id, ref.step], ref) for ref in opened if (ref.run_id, ref.step) in ours]
+            try:
+                self.dispatch.go_on(steps)
+            except Exception:
+                log.exception("dispatch_failed", steps=len(steps))  # the leases lapse, and a sweep sends them
         self.publish([ref for ref in opened if (ref.run_id, ref.step) not in ours])
 
     def wants(self, opened: Open) -> bool:

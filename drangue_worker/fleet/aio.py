@@ -95,7 +95,7 @@ class LoopThread:
     def drain(self) -> None:
         """Cancel everything in flight, and whatever still comes."""
         self._draining = True
-        self.call(lambda: [task.cancel() for task in self._tasks])
+        self.call(lambda: [self.loop.call_soon(task.cancel) for task in self._tasks])  # when each has begun
 
     def _begin_new(self) -> None:
         self._told = False  # before the first is taken: what comes from here on tells again

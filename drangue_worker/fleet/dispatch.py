@@ -61,13 +61,14 @@ class PoolDispatch:
     def _tell(self, steps: Sequence[StepRef]) -> None:
         """On Celery's thread: hand on what Redis would have brought, so that the pool finds it begun."""
         channel = self._channel()
-        for ref in steps:
-            try:
-                if channel is not None:
+        try:
+            if channel is not None:
+                for ref in steps:
                     channel.hand_on(step_message(ref), ref.queue)
-            except Exception as error:  # the connection was lost just now
-                log.warning("task_not_told", run_id=ref.run_id, step=ref.step, kind=type(error).__name__)
-            finally:
+        except Exception:
+            log.exception("tasks_not_told", steps=len(steps))  # they go on; a connection that was lost is made anew
+        finally:
+            for ref in steps:
                 self._pool.leave(task_id(ref))  # it was told of by now, or never is
 
     def _close(self, **_: Any) -> None:

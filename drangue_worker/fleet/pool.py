@@ -144,9 +144,10 @@ class TaskPool(BasePool):
         """Wait for what is under way, and answer for it. A signal may call this on top of itself, or of whatever else
         Celery's thread is at: what is waited for is said by jobs alone, and an answer may have been taken below."""
         while self._under_way() or self._under_way():  # one that ends may begin another behind the first look
-            if celery_state.should_terminate:  # a cold stop, which cancels what Celery knows of
+            if celery_state.should_terminate:  # a cold stop has cancelled what Celery knows of, and nothing else
                 for job in self._under_way():
-                    job.cancel()
+                    if not job.cancelled:
+                        job.cancel()
             with contextlib.suppress(queue.Empty):
                 self._give(*self._answers.get(timeout=LOOK_S))
         self._give_all()

@@ -78,7 +78,7 @@ class Channel(KombuChannel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._many = not self.ack_emulation and _ours is None
         self._more = False  # whether the last list had more
-        self._backlog = False  # whether it had as many as could be taken
+        self._backlog = False  # whether more may wait than could be taken
         if self._many:
             self.QoS = QoS
 
@@ -99,6 +99,8 @@ class Channel(KombuChannel):  # type: ignore[misc]
             _drop(error)
         if at_once or self._more:
             self._fetch()
+        else:
+            self._backlog = False
         return True
 
     def room(self, queue: str | None) -> int:
@@ -121,10 +123,11 @@ class Channel(KombuChannel):  # type: ignore[misc]
 
     def _fetch(self) -> None:
         """Fetch what else the list holds, within the limit of what the worker may take, and hand it on."""
-        self._more = self._backlog = False
+        self._more = False
         name: str | None = getattr(self.client, "chosen", None)
         queue = (name or "").rsplit(self.sep, 1)[0]
         credit = min(MOST - 1, self.qos.can_consume_max_estimate() or 0)  # None: there is no limit, so no worker
+        self._backlog = credit < 1  # whoever can take nothing cannot tell
         if not self._many or credit < 1 or self._closing or queue not in self.active_queues:
             return
         fetched = deque(self._pop(name, credit))

@@ -21,7 +21,7 @@ from kombu.transport import virtual
 from drangue_client import Settings
 from drangue_client.store.values import StepRef
 from drangue_client.wire.broker import broker_settings, queue_named
-from drangue_client.wire.envelope import lists_of
+from drangue_client.wire.envelope import lists_of, message
 from drangue_client.wire.queue import Sender
 from drangue_worker.fleet import transport
 from tests.kit.tcp import Wire
@@ -285,3 +285,59 @@ def test_an_answer_to_a_question_is_no_backlog(make: Make, redis_url: str, serve
 def test_what_is_used_of_kombu_s_inside_is_there(of: type, name: str) -> None:
     """A name that went away would be passed over in silence: a method that overrides nothing is never called."""
     assert hasattr(of, name), f"kombu has no {of.__name__}.{name} any more: look at drangue_worker/fleet/transport.py"
+
+
+def channel_of(worker: Worker) -> Any:
+    return worker.connection.default_channel
+
+
+def test_there_is_room_while_nothing_waits(redis_url: str, make: Make) -> None:
+    """A worker goes on with steps of its own in places that nobody in the queue could have."""
+    worker = make([TOOLS], 10)
+    fill(redis_url, TOOLS, 4)
+    worker.fetch()
+    assert channel_of(worker).room(TOOLS) == 6
+    worker.end()
+    assert channel_of(worker).room(TOOLS) == 10
+    assert channel_of(worker).room(MODELS) == 0  # which it does not serve
+
+
+@pytest.mark.parametrize("limit", [10, 1])
+def test_there_is_none_where_more_may_wait_than_was_taken(redis_url: str, make: Make, limit: int) -> None:
+    """Whoever is in the queue, and of a higher priority it may be, comes first, also when a place is free."""
+    worker = make([TOOLS], limit)
+    fill(redis_url, TOOLS, 30)
+    first = worker.fetch()
+    worker.end(first[0])
+    assert channel_of(worker).room(TOOLS) == 0
+    seen = 0
+    while seen < len(worker.seen[TOOLS]):
+        seen = len(worker.seen[TOOLS])
+        worker.end()
+        worker.fetch()
+    worker.end()
+    fill(redis_url, TOOLS, 1)
+    transport.AT_ONCE_S = 0.0  # it came to an empty queue; the fixture puts this back
+    worker.fetch()
+    worker.end()
+    assert channel_of(worker).room(TOOLS) == limit
+
+
+def test_there_is_none_for_a_worker_that_keeps_copies(redis_url: str, make: Make) -> None:
+    """What it does without a message would be missing there."""
+    worker = make([TOOLS], ack_emulation=True)
+    assert channel_of(worker).room(TOOLS) == 0
+
+
+def test_a_channel_that_is_closed_has_no_room_and_hands_nothing_on(redis_url: str, make: Make) -> None:
+    """Celery keeps it until it has another, and workers ask it from other threads meanwhile."""
+    worker = make([TOOLS])
+    channel = channel_of(worker)
+    text = message("drangue.call_tool", ("r", 1), "r:1:0.0", TOOLS, 5)
+    channel.hand_on(text, TOOLS)
+    assert worker.seen[TOOLS] == ["r:1:0.0"]
+    channel.hand_on(message("drangue.call_model", ("r", 1), "r:1:0.0", MODELS, 5), MODELS)
+    channel.close()
+    assert channel.room(TOOLS) == 0
+    channel.hand_on(text, TOOLS)
+    assert len(worker.seen[TOOLS]) == 1

@@ -17,7 +17,7 @@ import pytest
 from celery import Celery
 from kombu.asynchronous import Hub
 
-from drangue_worker.fleet.aio import loop_thread
+from drangue_worker.fleet.aio import Job, LoopThread, loop_thread
 from drangue_worker.fleet.pool import TaskPool
 from tests.kit.fleet import wait_until
 
@@ -270,3 +270,37 @@ def test_a_cold_stop_cancels_what_began_ahead(app: Celery, monkeypatch: pytest.M
         monkeypatch.setattr("celery.worker.state.should_terminate", True)
         one.pool.on_stop()
         assert [job.ended for job in one.pool._jobs.values()] == [True]
+
+
+@pytest.mark.parametrize("first", ["drain", "begin"])
+def test_what_a_drain_meets_before_it_has_begun_begins_and_is_told_to_stop(first: str) -> None:
+    """A step that was claimed for it must be given back, which only its own code can do."""
+    loop, seen = LoopThread().start(), list[str]()
+    ended = threading.Event()
+
+    async def work() -> None:
+        seen.append("began")
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            seen.append("told to stop")
+
+    def begin() -> None:
+        loop.begin(Job(1), work, lambda _: ended.set())
+
+    blocked, free = threading.Event(), threading.Event()
+    loop.loop.call_soon_threadsafe(lambda: (blocked.set(), free.wait(10)))
+    assert blocked.wait(10)
+    draining = threading.Thread(target=loop.drain)
+    for act in (draining.start, begin) if first == "drain" else (begin, draining.start):
+        act()
+        wait_until(lambda: loop._draining or first == "begin")
+    wait_until(lambda: loop._draining)
+    free.set()
+    draining.join(10)
+    assert ended.wait(10)
+    assert seen == ["began", "told to stop"]
+    loop.loop.call_soon_threadsafe(loop.loop.stop)
+    assert loop._thread is not None
+    loop._thread.join(10)
+    loop.loop.close()
