@@ -93,9 +93,7 @@ def read(fleet: Fleet, model: Model, tmp_path_factory: pytest.TempPathFactory) -
     model.begin.clear()
     for run_id in RUNS:
         fleet.client.submit("tester", run_id, run_id=run_id, tokens=True)
-    wait_until(lambda: fleet.provider.in_flight == len(RUNS), 30)  # the fleet has nothing to do but to wait,
-    leases = fleet.execute("select max(lease_until) from steps")
-    wait_until(lambda: fleet.execute("select max(lease_until) from steps") > leases, 30)  # and all its connections
+    wait_until(lambda: fleet.provider.in_flight == len(RUNS), 30)  # the fleet has nothing to do but to wait
     before = connections(fleet)
     with ExitStack() as stack:
         programs, files = [], []
@@ -175,7 +173,7 @@ def test_the_pieces_of_an_answer_are_the_answer(read: Read) -> None:
 
 def test_readers_cost_little(read: Read) -> None:
     """None has a connection to Postgres of its own, and who has nothing to see asks there about once a second."""
-    assert 0 < read.postgres <= POOL * len(PROCESSES)
+    assert 0 < read.postgres <= POOL * (len(PROCESSES) + 1)  # and what their worker opened meanwhile
     assert read.redis <= len(read.readers) + POOL * len(PROCESSES)
     assert read.each_s < 4
 

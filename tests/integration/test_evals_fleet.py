@@ -16,7 +16,7 @@ from drangue_worker.evals.loading import recordings_in
 from drangue_worker.testing.provider import ProviderCall, Reply
 from tests.acceptance.shell import Console, environment
 from tests.kit.agents import careful, worker_agent
-from tests.kit.fleet import Fleet
+from tests.kit.fleet import Fleet, wait_until
 
 TESTER = AgentRegistry([careful, worker_agent])
 
@@ -73,6 +73,7 @@ def test_the_command_evaluates_on_the_fleet(make_fleet: Any, tmp_path: Path) -> 
     asked = ("eval", "evals:scenarios", "--fleet", "--runs", "2", "--json")
     assert "no worker has registered an agent yet" in console(*asked).one_line()
     fleet.start("model-1", "tool-1")
+    wait_until(fleet.client.log.agents, 15)
     assert "Name one with --agent; there are: careful, tester" in console(*asked).one_line()
     done = console(*asked, "--agent", "tester", "--prefix", "pr-13")
     assert (done.code, done.err) == (1, "")
