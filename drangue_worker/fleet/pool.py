@@ -127,7 +127,7 @@ class TaskPool(BasePool):
         self._answered(task, callback)
         if begun:
             return Handle()
-        work: Work | None = getattr(self.app.tasks.get(name), "work", None)
+        work: Work | None = getattr(self.app.tasks.get(name), "drangue_work", None)
         if work is None or content_type != JSON:
             self._threads.submit(self._apply, task, target, args, kwargs)
             task.begun = True

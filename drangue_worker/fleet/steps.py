@@ -74,7 +74,8 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
             sync = sorted(served - set(LOOP_QUEUES) - fleet.registry.async_queues)
             if issubclass(pool, TaskPool) and sync:
                 _refuse(
-                    f"this worker runs tasks on threads but is asked for the queues of sync tools ({', '.join(sync)}). "
+                    f"this worker's tasks share an event loop, and it is asked for queues of sync tools "
+                    f"({', '.join(sync)}). "
                     "Start `drangue worker tool` for those, or add `-P processes`; give this one `-Q "
                     f"{','.join(LOOP_QUEUES)}`."
                 )

@@ -36,8 +36,8 @@ OPTIONS: dict[str, Any] = {
 
 
 def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
-    """Register the tasks on an app, by their wire names. `work` is what a pool with an event loop begins; a task's own
-    function is for a pool of processes."""
+    """Register the tasks on an app, by their wire names. `drangue_work` is what a pool with an event loop begins; a
+    task's own function is for a pool of processes."""
 
     async def do_coordinate(run_id: str) -> None:
         runtime = fleet.runtime()
@@ -51,19 +51,19 @@ def add_tasks(app: Celery, fleet: FleetRuntime) -> None:
         if _is_id(run_id) and _is_step(step):
             await perform(fleet.runtime(), run_id, step)
 
-    @app.task(**OPTIONS, name=COORDINATE, work=staticmethod(do_coordinate))
+    @app.task(**OPTIONS, name=COORDINATE, drangue_work=staticmethod(do_coordinate))
     def coordinate_run(run_id: str) -> None:
         _run(do_coordinate(run_id))
 
-    @app.task(**OPTIONS, name=PREPARE, work=staticmethod(do_step))
+    @app.task(**OPTIONS, name=PREPARE, drangue_work=staticmethod(do_step))
     def prepare(run_id: str, step: int) -> None:
         _run(do_step(run_id, step))
 
-    @app.task(**OPTIONS, name=CALL_MODEL, work=staticmethod(do_step))
+    @app.task(**OPTIONS, name=CALL_MODEL, drangue_work=staticmethod(do_step))
     def call_model(run_id: str, step: int) -> None:
         _run(do_step(run_id, step))
 
-    @app.task(**OPTIONS, name=CALL_TOOL, work=staticmethod(do_step))
+    @app.task(**OPTIONS, name=CALL_TOOL, drangue_work=staticmethod(do_step))
     def call_tool(run_id: str, step: int) -> None:
         _run(do_step(run_id, step))
         if outliving():

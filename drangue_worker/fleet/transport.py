@@ -22,7 +22,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis import Redis
-from redis.exceptions import DataError, RedisError, ResponseError
+from redis.exceptions import DataError, NoPermissionError, RedisError, ResponseError
 
 from drangue_worker.observability.logs import get_logger
 
@@ -150,9 +150,10 @@ class Channel(KombuChannel):  # type: ignore[misc]
         except self.connection_errors:
             connection.disconnect()  # as kombu does, so that it is made anew
             raise
-        except ResponseError as error:  # a Redis before 6.2, or a user that may not
+        except ResponseError as error:
             log.warning("messages_fetched_one_by_one", error=str(error))
-            self._many = False
+            # A user that may not, or a Redis before 6.2; a failover passes.
+            self._many = not (isinstance(error, NoPermissionError) or "number of arguments" in str(error))
             return []
 
     def _hand_on(self, item: bytes, queue: str) -> None:

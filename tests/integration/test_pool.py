@@ -38,8 +38,8 @@ def app() -> Celery:
     def nothing(*_: Any) -> None:
         raise AssertionError("a task's own function is for a pool of processes")
 
-    app.task(name="wait", shared=False, work=staticmethod(wait))(nothing)
-    app.task(name="fail", shared=False, work=staticmethod(fail))(nothing)
+    app.task(name="wait", shared=False, drangue_work=staticmethod(wait))(nothing)
+    app.task(name="fail", shared=False, drangue_work=staticmethod(fail))(nothing)
     app.task(name="theirs", shared=False)(nothing)
     app.finalize()
     return app
