@@ -100,8 +100,10 @@ def settle_each(c: Connection, moves: Sequence[Move]) -> list[Moved]:
     """Write the moves of one run, each decided from what the one before it writes: behind a refused one all are."""
     answers: list[Moved] = []
     for move in moves:
-        refused = answers and answers[-1].verdict != "ok"
-        answers.append(Moved("moved", look=look_now(c, move.run_id)) if refused else settle_move(c, move))
+        if not answers or answers[-1].verdict == "ok":
+            answers.append(settle_move(c, move))
+        else:  # as it was for the first of them: the run is locked
+            answers.append(Moved("moved", look=answers[-1].look or look_now(c, move.run_id)))
     return answers
 
 
