@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
-from drangue_client.errors import ConflictError, DatabaseUnavailable, UnknownRunError, ValidationError
+from drangue_client.errors import DatabaseUnavailable, UnknownRunError, ValidationError
 from drangue_client.events import Event, Fact
-from drangue_client.outcomes import is_unknown
 from drangue_client.store.values import Ask, Look, Move, Moved, PartlyFailed, Release, StepRef, Take, all_of
 from drangue_worker.engine.facts import Check
 from drangue_worker.engine.plan import Plan, plan
@@ -242,26 +241,6 @@ def _unasked(fact: Fact, look: Look) -> Fact:
         return fact
     told = {"call_id": fact.payload["call_id"], "name": fact.payload["tool"], "content": fact.payload["content"]}
     return Fact("tool_result", {**told, "unknown": True}, fact.step)
-
-
-def correct(runtime: Runtime, claim: Ask, late: Fact) -> list[StepRef]:
-    """Record the true outcome of an irreversible call whose step was taken over while it ran, and told as unknown.
-
-    Where a person is asked, it is the answer, and it holds against what a person has said. Nothing is written where a
-    worker has told it already. Returns the steps that were opened, to be sent.
-    """
-    known = [event for event in runtime.log.events(claim.run_id) if event.step == claim.step]
-    results = [event for event in known if event.type == "tool_result"]
-    by_people = {event.seq + 1 for event in known if event.type == "outcome_given"}  # what they found stands behind it
-    outcomes = [event for event in known if event.type in ("tool_result", "outcome_corrected")]
-    if any(event.seq not in by_people and not is_unknown(event.payload) for event in outcomes):
-        return []
-    asked = not results and any(event.type == "outcome_requested" for event in known)
-    log.warning("outcome_corrected", run_id=claim.run_id, step=claim.step)
-    try:
-        return coordinate(runtime, claim.run_id, [late if asked else replace(late, type="outcome_corrected")])
-    except ConflictError:  # a person has answered meanwhile: whoever made the call knows better
-        return coordinate(runtime, claim.run_id, [replace(late, type="outcome_corrected")])
 
 
 def announce(runtime: Runtime, done: Sequence[tuple[Look, Plan]]) -> None:

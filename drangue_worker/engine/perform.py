@@ -16,7 +16,8 @@ import structlog
 
 from drangue_client.errors import ConflictError, DatabaseUnavailable
 from drangue_client.store.values import Ask, Claimed, Release, StepRef
-from drangue_worker.engine.coordinate import Next, correct, move_on
+from drangue_worker.engine.coordinate import Next, move_on
+from drangue_worker.engine.correct import correct
 from drangue_worker.engine.model_step import call_model
 from drangue_worker.engine.prepare_step import prepare
 from drangue_worker.engine.runtime import Runtime

@@ -7,11 +7,8 @@ in the worker's main process, on every pool.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import random
-import signal
 import sys
 import threading
 import time
@@ -24,13 +21,12 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.signals import worker_shutting_down
 
 from drangue_client.errors import DatabaseUnavailable, QueueUnavailable
-from drangue_client.run import OVER
-from drangue_client.store.values import KILLED, REAPED, Release, StepRef
-from drangue_client.turns import close
+from drangue_client.store.values import Release
 from drangue_client.wire.queue import LOOP_QUEUES
 from drangue_worker.engine.sweep import Sweeper, sweep_until
 from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.dispatch import PoolDispatch
+from drangue_worker.fleet.killing import end, give_back_of_ended, kill_overdue
 from drangue_worker.fleet.liveness import living_step
 from drangue_worker.fleet.pool import TaskPool
 from drangue_worker.fleet.worker import FleetRuntime
@@ -41,7 +37,6 @@ log = get_logger("drangue.worker")
 REGISTER_S = 60.0
 GARBAGE = 50_000  # objects between two looks at the youngest; Python's own number is 700
 KILL_CHECK_S = 0.5
-UNWANTED_S = 3.0  # a call that was told to stop with its turn has so long to end by itself
 
 
 def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
@@ -170,78 +165,12 @@ def steps_for(fleet: FleetRuntime) -> list[type[bootsteps.StartStopStep]]:
     return [Guard, Sweeping, Dispatching, Draining, Killing, *living]
 
 
-def give_back_of_ended(fleet: FleetRuntime, buried: set[str]) -> None:
-    """Give back what processes of the pool hold that have ended by themselves: nobody waits for their leases. Nothing
-    of theirs can be recorded any more, and nothing be done: what their tools had started is ended first, of all but the
-    `buried`, which has been done for.
-
-    The log is asked who holds something, not the pool who has gone: one that lived for a moment only was seen by
-    nobody, and what a dying one had asked Postgres for may be granted after its death."""
-    for worker in fleet.log.holders(fleet.worker):
-        child = _process_of(worker)
-        if _lives(child):
-            continue
-        if worker not in buried:  # once: its number may soon be somebody else's
-            buried.add(worker)
-            _kill(os.killpg, child)
-        given_back = fleet.log.release_worker(worker, REAPED)
-        if given_back:
-            log.warning("process_ended", child=child, steps=len(given_back))
-            fleet.sender.steps(given_back)
-
-
-def kill_overdue(fleet: FleetRuntime) -> None:
-    """Kill each process of the pool that holds a step beyond its time. The pool replaces it; the step is given back, so
-    that another child records the timeout, or, where its turn is over, closed."""
-    given_back: list[StepRef] = []
-    killed: set[str] = set()
-    while True:  # asked anew before each kill: a child that has ended its step may be at somebody else's by now
-        overdue = [held for held in fleet.log.overdue(fleet.worker, UNWANTED_S) if held.ask.token not in killed]
-        found = next((held for held in overdue if _lives(_process_of(held.ask.worker))), None)
-        if found is None:  # or dead already: then it is given back
-            break
-        killed.add(found.ask.token)
-        child = _process_of(found.ask.worker)
-        log.warning("process_killed", run_id=found.ask.run_id, step=found.ask.step, child=child)
-        _end(child)
-        if fleet.log.look(found.ask.run_id).run.ended in OVER:
-            close(fleet.log, found)
-        else:
-            released = fleet.log.release([Release(found.ask, category=KILLED, lost=True)])
-            given_back += [ref for ref in released if ref]
-    fleet.sender.steps(given_back)
-
-
 def _settle_memory() -> None:
     """What a worker has loaded by now it keeps: it need not be looked through again for garbage, of which little comes
     that references alone do not free. Measured on a burst of small runs: 15 % more steps."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
-
-
-def _end(child: int) -> None:
-    """Kill a process of the pool with all that its tools have started: each leads a group of its own."""
-    _kill(os.killpg, child)
-    _kill(os.kill, child)  # one that was only just forked leads none yet
-
-
-def _kill(how: Callable[[int, int], None], process: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter of another account, to whom it fell
-        how(process, signal.SIGKILL)
-
-
-def _lives(child: int) -> bool:
-    """Whether a process of the pool has not ended. The pool itself looks only every five seconds where something the
-    process has started holds its pipes; who is asked here stays to be reaped by the pool."""
-    try:
-        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:  # reaped
-        return False
-
-
-def _process_of(worker: str) -> int:
-    return int(worker.rpartition(".")[2])
 
 
 def _refuse(message: str) -> NoReturn:
@@ -282,7 +211,7 @@ def _kill_children(pool: Any) -> None:
     """End the processes of a prefork pool: their code cannot be asked to stop."""
     for process in list(pool._pool._pool):
         if process.pid:
-            _end(process.pid)
+            end(process.pid)
 
 
 class Registration:
