@@ -6,14 +6,13 @@ is back. No model SDK and no worker code is imported, directly or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 from drangue_client import checks
-from drangue_client.answer import schema_of
-from drangue_client.errors import QueueUnavailable, UnknownAgentError, UnknownRunError
-from drangue_client.events import Event, normalise
+from drangue_client.errors import QueueUnavailable
+from drangue_client.events import Event
 from drangue_client.limits import Limits
 from drangue_client.result import Result
 from drangue_client.run import Status
@@ -23,13 +22,21 @@ from drangue_client.steering import Steering
 from drangue_client.store.log import SqlLog
 from drangue_client.store.port import Log
 from drangue_client.store.values import DEFAULT_PRIORITY, AgentRow, NewRun, RunRow
-from drangue_client.submission import Submission, check_input, check_labels, check_run_id, check_same
+from drangue_client.submission import (
+    Submission,
+    check_agent,
+    check_input,
+    check_inputs,
+    check_labels,
+    check_run_id,
+    check_same,
+    to_submit,
+)
 from drangue_client.turns import check_turn_id, say
 from drangue_client.waiting import follow, until_stopped
-from drangue_client.wire.queue import HANDOFF_S, QUEUES, Sender
+from drangue_client.wire.queue import QUEUES, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import TokenStream
-from drangue_client.wire.tracing import current_traceparent
 
 MOST_ROWS = 100_000
 
@@ -84,39 +91,67 @@ class Client(Steering):
         part of the caller's transaction in the same database: it is there if and only if the caller commits, and begins
         within about a second after that. `sent` is False then.
         """
-        checks.count("priority", priority, most=9)
-        run_id, input, turn_id = check_run_id(run_id), check_input(input), check_turn_id(turn_id)
-        checks.name("agent", agent, "the name of an agent")
-        checks.flag("tokens", tokens)
-        checks.seconds("deadline", deadline, optional=True)
-        checks.moment("not_before", not_before, optional=True)
-        limits = None if checks.kind("limits", limits, Limits, "a Limits", optional=True) == Limits() else limits
-        log = self._log(connection)
-        if limits is not None or agent not in self._served:
-            self._served |= _check_agent(log, run_id, agent, limits, checks.flag("allow_unknown", allow_unknown))
-        asked = {
-            "output_schema": schema_of(output_schema),
-            "turn_id": turn_id,
-            "tokens": tokens or None,
-            "deadline_s": deadline,
-            "not_before": not_before,
-            "limits": normalise(limits.to_json()) if limits else None,
-            "traceparent": current_traceparent(),
-        }
-        new = NewRun(
-            run_id,
+        new = to_submit(
             agent,
-            input,
             priority=priority,
-            labels=check_labels(labels),
-            overrides={name: value for name, value in asked.items() if value is not None},
-            wake_in_s=HANDOFF_S,
+            labels=labels,
+            output_schema=output_schema,
+            turn_id=turn_id,
+            tokens=tokens,
+            deadline=deadline,
             not_before=not_before,
+            limits=limits,
         )
-        row, created = log.submit([new])[0]
-        check_same(row, agent, input, new.overrides.get("output_schema"), new.overrides.get("limits"))
-        later = not_before is not None and not_before > row.created_at  # nobody is to be told yet
-        return Submission(run_id, created, self._tell(row, connection) if created and not later else True)
+        new = replace(new, run_id=check_run_id(run_id), input=check_input(input))
+        log = self._log(connection)
+        self._check_agent(log, [new], limits, allow_unknown)
+        return self._submit(log, [new], connection)[0]
+
+    def submit_many(
+        self,
+        agent: str,
+        inputs: Mapping[str, str] | Iterable[str],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        labels: Mapping[str, str] | None = None,
+        output_schema: Any = None,
+        turn_id: str | None = None,
+        tokens: bool = False,
+        deadline: float | None = None,
+        not_before: float | None = None,
+        limits: Limits | None = None,
+        allow_unknown: bool = False,
+        connection: Any = None,
+    ) -> list[Submission]:
+        """Record a run for each input, in one transaction and with one command to Redis, and say what became of each,
+        in their order. A thousand cost what some dozen calls of `submit` do; with `connection` a statement each.
+
+        `inputs` are texts, or {run_id: text}: with ids repeating is safe, as in `submit`, whose other arguments hold
+        for every run. Where an id is taken by another agent or input it is a RunExistsError, and nothing is recorded;
+        if somebody took it in the same moment, the others are. At most 10,000, ValueError for more.
+        """
+        new = to_submit(
+            agent,
+            priority=priority,
+            labels=labels,
+            output_schema=output_schema,
+            turn_id=turn_id,
+            tokens=tokens,
+            deadline=deadline,
+            not_before=not_before,
+            limits=limits,
+        )
+        all_new = [replace(new, run_id=run_id, input=text) for run_id, text in check_inputs(inputs).items()]
+        if not all_new:
+            return []
+        log = self._log(connection)
+        self._check_agent(log, all_new, limits, allow_unknown)
+        if isinstance(inputs, Mapping):
+            there = log.rows([one.run_id for one in all_new])
+            for one in all_new:
+                if one.run_id in there:
+                    check_same(there[one.run_id], one)
+        return self._submit(log, all_new, connection)
 
     def get(self, run_id: str) -> RunRow:
         """The run's row: status, agent, input, labels, times. UnknownRunError if there is none."""
@@ -140,7 +175,7 @@ class Client(Steering):
         text = check_input(text)
         turn_id = check_turn_id(turn_id)
         row, created = say(self._log(connection), run_id, text, turn_id)
-        return Submission(run_id, created, self._tell(row, connection) if created else True)
+        return Submission(run_id, created, self._tell([row], connection) if created else True)
 
     def stream(self, run_id: str, *, after: int = -1, timeout: float | None = None) -> Iterator[Event]:
         """The run's events behind the place `after`, as they are written, until the run has stopped.
@@ -225,23 +260,24 @@ class Client(Steering):
         self._tokens.close()
         self._sender.close()
 
+    def _check_agent(self, log: Log, new: Sequence[NewRun], limits: Limits | None, allow_unknown: bool) -> None:
+        checks.flag("allow_unknown", allow_unknown)
+        if "limits" in new[0].overrides or new[0].agent not in self._served:
+            self._served |= check_agent(log, new, limits, allow_unknown)
 
-def _check_agent(log: Log, run_id: str, agent: str, limits: Limits | None, allow_unknown: bool) -> frozenset[str]:
-    """The agents that some worker has said to serve. Raises for one that is not among them, where there are any, and
-    for limits that it cannot have. Asked through the log that the run is written to: on an event loop any other
-    question would block it."""
-    if allow_unknown and limits is None:
-        return frozenset()
-    known = {row.name: row for row in log.agents()}
-    if known and agent not in known and not allow_unknown:
-        raise UnknownAgentError(agent, list(known))
-    if limits is None or agent not in known:
-        return frozenset(known)
-    try:
-        limits.check(known[agent].summary["tools"])
-    except ValueError as error:
-        try:
-            log.look(run_id)  # repeating a submission is safe, whatever has been deployed since
-        except UnknownRunError:
-            raise error from None
-    return frozenset(known)
+    def _submit(self, log: Log, new: Sequence[NewRun], connection: Any) -> list[Submission]:
+        """Record runs, and tell the workers of those that may begin."""
+        answers = log.submit(new)
+        # One whose time is still to come is not to be told of yet.
+        due = [row for row, created in answers if created and not _is_later(row)]
+        sent = self._tell(due, connection)
+        for (row, _), one in zip(answers, new, strict=True):
+            check_same(row, one)
+        return [
+            Submission(row.run_id, created, sent if created and not _is_later(row) else True)
+            for row, created in answers
+        ]
+
+
+def _is_later(row: RunRow) -> bool:
+    return bool(row.overrides.get("not_before", 0.0) > row.created_at)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from drangue_client.events import Event
 from drangue_client.outcomes import cancelled, unknown_outcome
 
 Message = dict[str, Any]
+
+_NESTED = ("tool_calls", "thinking_blocks")  # what of a message is not text
 
 _WRAPPING = 16  # tokens a provider adds around one message, generously
 
@@ -63,18 +65,27 @@ def conversation(events: Iterable[Event]) -> list[Message]:
     Where inputs are screened, one that did not pass is in no conversation, neither of its turn nor of a later one. A
     true outcome that came late stands in place of the unknown one, or is told as a note where a model has read that.
     """
-    reading = _Reading()
-    for event in events:
+    return read(list(events)).messages()
+
+
+def read(events: Sequence[Event], onto: Reading | None = None) -> Reading:
+    """The conversation of a log. `onto`, where it is of the beginning of that log, is read on."""
+    reading = onto if onto is not None and onto.begins(events) else Reading()
+    for event in events[reading.count :]:
         reading.take(event)
-    reading.close_decision()
-    return reading.messages
+    return reading
 
 
-class _Reading:
-    """A conversation as far as a log has been read."""
+class Reading:
+    """A conversation as far as a log has been read, by `count` events. `call_ids` are those of all calls that were
+    asked for, `recalled` what was recalled from memory last. Whoever holds one reads only what is new."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.count = 0
+        self.call_ids: set[str] = set()
+        self.recalled: Sequence[Mapping[str, Any]] = ()
+        self._last: Event | None = None
+        self._messages: list[Message] = []
         self._guarded = False
         self._turn = 0
         self._said: Message | None = None  # an input whose verdict is still to come
@@ -85,8 +96,17 @@ class _Reading:
         self._true: dict[int, str] = {}
         self._notes: list[Message] = []
 
+    def begins(self, events: Sequence[Event]) -> bool:
+        """Whether what was read is how this log begins, by the last event of it."""
+        return self.count == 0 or (self.count <= len(events) and events[self.count - 1] == self._last)
+
+    def messages(self) -> list[Message]:
+        """The messages so far, the caller's own."""
+        return [_own(message) for message in (*self._messages, *self._closing())]
+
     def take(self, event: Event) -> None:
         """Read one more event."""
+        self.count, self._last = self.count + 1, None  # what cannot be read to the end is no beginning of anything
         message = _message_of(event)
         match event.type:
             case "run_started" | "user_message":
@@ -113,30 +133,37 @@ class _Reading:
                 self._stopped = True
             case "run_finished" if event.payload.get("reason") == "deadline":
                 self._stopped = True
+            case "memory_recalled":
+                self.recalled = event.payload["items"]
             case _ if message:
-                self.close_decision()
-                self.messages.append(message)
+                self._close_decision()
+                self._messages.append(message)
         if event.type == "model_decision" and event.step is not None:
             self._calls = dict(enumerate(event.payload["tool_calls"], start=event.step + 1))
+            self.call_ids |= {call["id"] for call in event.payload["tool_calls"]}
+        self._last = event
 
-    def close_decision(self) -> None:
-        """Put down what came of the latest decision's calls, in their order, and what came late of earlier ones."""
+    def _close_decision(self) -> None:
+        self._messages += self._closing()
+        self._calls, self._results, self._true, self._notes = {}, {}, {}, []
+
+    def _closing(self) -> Iterator[Message]:
+        """What came of the latest decision's calls, in their order, and what came late of earlier ones."""
         for step, call in self._calls.items():
             if step in self._results:
                 content = self._true.get(step, self._results[step]["content"])
-                self.messages.append(self._results[step] | {"content": content})
+                yield self._results[step] | {"content": content}
             elif self._stopped:
                 untold = (unknown_outcome if step in self._begun else cancelled)(call["name"])
                 content = self._true.get(step, untold)
-                self.messages.append({"role": "tool", "call_id": call["id"], "name": call["name"], "content": content})
-        self.messages += self._notes
-        self._calls, self._results, self._true, self._notes = {}, {}, {}, []
+                yield {"role": "tool", "call_id": call["id"], "name": call["name"], "content": content}
+        yield from self._notes
 
     def _let_pass(self) -> None:
         if self._said is not None:
-            self.close_decision()
+            self._close_decision()
             self._stopped = False
-            self.messages.append(self._said)
+            self._messages.append(self._said)
             self._said = None
 
 
@@ -174,10 +201,9 @@ def _message_of(event: Event) -> Message | None:
             return {"role": "user", "content": payload["text"]}
         case "model_decision":
             message: Message = {"role": "assistant", "content": payload["text"]}
-            if payload["tool_calls"]:
-                message["tool_calls"] = copied(payload["tool_calls"])
-            if payload.get("thinking_blocks"):
-                message["thinking_blocks"] = copied(payload["thinking_blocks"])
+            for name in _NESTED:
+                if payload.get(name):
+                    message[name] = payload[name]
             return message
         case "tool_result":
             names = ("call_id", "name", "content")
@@ -189,8 +215,16 @@ def _message_of(event: Event) -> Message | None:
             return None
 
 
+def _own(message: Message) -> Message:
+    return copied(message) if "tool_calls" in message or "thinking_blocks" in message else message.copy()
+
+
 def copied(value: Any) -> Any:
     """JSON of its own: whoever is shown a conversation may change it, and events are read more than once."""
     if type(value) is dict:
-        return {key: copied(item) for key, item in value.items()}
+        own = value.copy()
+        for key, item in value.items():
+            if type(item) is dict or type(item) is list:  # most are texts, and a call for each costs more than the rest
+                own[key] = copied(item)
+        return own
     return [copied(item) for item in value] if type(value) is list else value

@@ -35,7 +35,7 @@ class Steering:
         """
         row, opened = resume(self.log, run_id, by=by, reason=reason)
         failed = row.status == "failed"
-        return Submission(run_id, failed, self._tell(row, opened=opened) if failed else True)
+        return Submission(run_id, failed, self._tell([row], opened=opened) if failed else True)
 
     def cancel(self, run_id: str, *, by: str = "", reason: str = "", connection: Any = None) -> bool:
         """End the turn a run is at, now: what is queued never starts, what is under way is told to stop.
@@ -48,7 +48,7 @@ class Steering:
         row, done = cancel(self._log(connection), run_id, by=by, reason=reason)
         if done and connection is None:
             self._doorbell.ring([run_id])
-            self._tell(row)
+            self._tell([row])
         return done
 
     def pending_approvals(self, run_id: str | None = None) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ class Steering:
         word on it holds: NotUnknownError for a call whose outcome is known. UnknownRunError.
         """
         item, row = record_outcome(self.log, run_id, call_id, happened=happened, note=note, by=by, reason=reason)
-        self._tell(row)
+        self._tell([row])
         return {**item, "run_id": run_id, "executor": row.executor}
 
     def _rows(self, run_id: str | None, **filters: Any) -> list[RunRow]:
@@ -147,7 +147,7 @@ class Steering:
     ) -> dict[str, Any]:
         log = self._log(connection)
         request, row = record_verdict(log, run_id, call_id, verdict, by, reason, arguments, arguments_hash)
-        self._tell(row, connection)
+        self._tell([row], connection)
         if request["missing"] and connection is None:
             self._doorbell.ring((), [run_id])  # it waits on, for somebody else, who must know what has changed
         return {**request, "run_id": run_id, "executor": row.executor}
@@ -160,15 +160,14 @@ class Steering:
 
         return RidingLog(connection)
 
-    def _tell(self, row: RunRow, connection: Any = None, opened: Sequence[StepRef] = ()) -> bool:
-        """Tell the workers that a run has moved, unless that is still to be committed; whether Redis took it."""
+    def _tell(self, rows: Sequence[RunRow], connection: Any = None, opened: Sequence[StepRef] = ()) -> bool:
+        """Tell the workers that runs have moved, unless that is still to be committed; whether Redis took it."""
         if connection is not None:
             return False
-        if row.executor != "celery":
-            return True
+        theirs = [row for row in rows if row.executor == "celery"]
         try:
-            self._sender.coordinate([row])
-            self._sender.steps(opened)
+            self._sender.coordinate(theirs)
+            self._sender.steps(opened if theirs else ())
         except QueueUnavailable:
             return False  # recorded with a wake-up time: the sweep of any worker sends it
         return True

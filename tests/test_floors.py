@@ -28,8 +28,8 @@ FLOORS = [
     "drangue_client.run",
     "drangue_client.folding",
     "drangue_client.result",
-    "drangue_client.store.values drangue_client.store.tables drangue_client.store.database"
-    " drangue_client.store.conversations",
+    "drangue_client.store.values drangue_client.store.tables drangue_client.store.driver"
+    " drangue_client.store.database drangue_client.store.conversations",
     "drangue_client.store.port",
     "drangue_client.store.reading drangue_client.store.statements drangue_client.store.taking",
     "drangue_client.store.claiming drangue_client.store.settling drangue_client.store.sweeping"
@@ -46,6 +46,7 @@ FLOORS = [
     " drangue_client.waiting",
     "drangue_client.steering",
     "drangue_client.doctor drangue_client.metrics drangue_client.pruning drangue_client.client",
+    "drangue_client.aio_steering",
     "drangue_client.aio",
     "drangue_client",
     "drangue_client.console",

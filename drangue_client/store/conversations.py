@@ -12,17 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drangue_client.events import Event
+from drangue_client.messages import Reading
 
 CACHED_BYTES = 16 * 1024 * 1024  # of JSON; in memory it is some times as much
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The beginning of a log: its `events`, and when its run was created. The same id may later be another run's."""
+    """The beginning of a log: its `events`, and when its run was created. The same id may later be another run's.
+    `reading` is the conversation as far as whoever thinks has read it, which is on one event loop."""
 
     events: Sequence[Event] = ()
     created_at: float = 0.0
     size: int = 0
+    reading: Reading | None = None
+
+    def grown(self, events: Sequence[Event], size: int, created_at: float) -> Known:
+        """The same log when it holds these events, `size` bytes of JSON more."""
+        return Known(events, created_at, self.size + size, self.reading or Reading())
 
     @property
     def after(self) -> int:
@@ -57,7 +64,7 @@ class Conversations:
         if not same or len(log) != head + 1 or (log and log[-1].seq != head):
             self.forget(run_id)
             return None
-        self.keep(run_id, Known(log, created_at, beginning.size + size))
+        self.keep(run_id, beginning.grown(log, size, created_at))
         return log
 
     def forget(self, run_id: str) -> None:

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -27,28 +27,16 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from drangue_client.errors import DatabaseUnavailable
 
+if TYPE_CHECKING:
+    from drangue_client.store.driver import Use, Waiting
+
 T = TypeVar("T")
-Use = Literal["durable", "hasty", "alone"]
 
 SQLITE_BUSY_S = 5.0
 OUTDATED = ("42P01", "42703")  # an undefined table, an undefined column
 STALE_PLAN = "0A000"  # "cached plan must not change result type"; the driver has forgotten the statement by then
 READ_ONLY = "25006"  # a former primary, after a failover
 
-POSTGRES_CONNECT_ARGS: dict[str, Any] = {
-    "connect_timeout": 5,
-    "application_name": "drangue",
-    # A half-open link must not hold a worker for the two hours that an operating system waits by default.
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
-
-
-# What a session of each use is told. Statements alone ask by keys: a plan from when the tables were small must not read
-# them whole later.
-SESSION: dict[Use, str] = {"hasty": "synchronous_commit=off", "alone": "enable_seqscan=off"}
 HASTY = "select set_config('synchronous_commit', 'off', true)"  # until the transaction ends, not waiting for the disk
 
 
@@ -77,6 +65,7 @@ class Database:
         ] = {}  # a forked child keeps its parent's, unused: never closed here
         self._files: dict[int, _File] = {}  # by process: on SQLite
         self._sqlite_turn = threading.RLock()
+        self._waiting: Waiting | None = None
         weakref.finalize(self, _dispose, self._engines)
 
     def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
@@ -99,6 +88,7 @@ class Database:
             pooled: Any = None
             connection: Any = None
             try:
+                self._check_idle(engine)
                 pooled = engine.raw_connection()
                 connection = pooled.driver_connection
                 rows: list[tuple[Any, ...]] = connection.execute(statement, values).fetchall()
@@ -108,6 +98,10 @@ class Database:
                     pooled.invalidate()
                     engine.dispose()  # the others that wait in the pool have died with it
                 raise DBAPIError.instance(statement, None, error, driver.Error, True, broken, engine.dialect) from error
+            except BaseException:  # a time limit, say, that came between a question and its answer
+                if pooled:
+                    pooled.invalidate()
+                raise
             finally:
                 if pooled:
                     pooled.close()
@@ -169,6 +163,16 @@ class Database:
             engine = self._engines.setdefault(key, self._make_postgres(use) if self.postgres else self._make_sqlite())
         return engine
 
+    def wait_by(self, waiting: Waiting) -> None:
+        """Let connections to Postgres be waited for in another way, those that are made from here on."""
+        self._waiting = waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether Postgres can be asked without a connection being made."""
+        engine: Any = self._engines.get((os.getpid(), "alone"))
+        return engine is not None and engine.pool.checkedin() > 0
+
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones (an in-memory database is gone then)."""
         for key in [key for key in list(self._engines) if key[0] == os.getpid()]:
@@ -184,7 +188,9 @@ class Database:
 
     def _once(self, work: Callable[[Connection], T], durable: bool) -> T:
         if self.postgres:
-            with self.engine("durable" if durable or self.pooled else "hasty").begin() as connection:
+            engine = self.engine("durable" if durable or self.pooled else "hasty")
+            self._check_idle(engine)
+            with engine.begin() as connection:
                 if self.pooled and not durable:
                     connection.exec_driver_sql(HASTY)
                 return work(connection)
@@ -192,6 +198,12 @@ class Database:
             self._file(durable)
             with self.engine().begin() as connection:
                 return work(connection)
+
+    def _check_idle(self, engine: Engine) -> None:
+        """Raise DatabaseUnavailable where the driver's own way to wait for a connection is not to be gone."""
+        pool: Any = engine.pool
+        if self._waiting is not None and self._waiting.inside() and pool.checkedin() == 0:
+            raise DatabaseUnavailable("no connection is idle")
 
     def _file(self, durable: bool) -> _File:
         """This process's connection to the file, set to wait for the disk or not to. A commit that waits takes along
@@ -206,21 +218,9 @@ class Database:
         return one
 
     def _make_postgres(self, use: Use) -> Engine:
-        arguments = dict(POSTGRES_CONNECT_ARGS)
-        if self.pooled:
-            arguments["prepare_threshold"] = None
-        if use in SESSION and not self.pooled:
-            own = self.url.query.get("options", "")
-            arguments["options"] = f"{own if isinstance(own, str) else ' '.join(own)} -c {SESSION[use]}".strip()
-        return create_engine(
-            self.url,
-            hide_parameters=True,
-            connect_args=arguments,
-            isolation_level="AUTOCOMMIT" if use == "alone" else "READ COMMITTED",
-            pool_size=self._pool_size,
-            max_overflow=self._pool_size,
-            pool_timeout=30,
-        )
+        from drangue_client.store.driver import make_engine  # which loads the driver
+
+        return make_engine(self.url, use, self._pool_size, self.pooled, self._waiting)
 
     def _make_sqlite(self) -> Engine:
         engine = create_engine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import (
     ColumnElement,
@@ -26,6 +26,8 @@ from drangue_client.store.reading import alive, row_of, run_row
 from drangue_client.store.tables import now, runs, steps
 from drangue_client.store.values import Backlog, RunRow
 
+AT_ONCE = 1000  # ids in one statement
+
 
 def is_asked() -> ColumnElement[bool]:
     """The condition that a call of a run waits for a person; a worker of before counts none, but says `paused`."""
@@ -36,6 +38,16 @@ class Listing:
     """SqlLog's part about lists of runs, and of what there is to do."""
 
     db: Database
+
+    def rows(self, run_ids: Sequence[str]) -> dict[str, RunRow]:
+        def work(c: Connection) -> dict[str, RunRow]:
+            found: dict[str, RunRow] = {}
+            for some in (run_ids[start : start + AT_ONCE] for start in range(0, len(run_ids), AT_ONCE)):
+                query = select(runs).where(runs.c.run_id.in_(some))
+                found |= {row["run_id"]: run_row(row) for row in c.execute(query).mappings()}
+            return found
+
+        return self.db.run(work)
 
     def backlog(self) -> list[Backlog]:
         free, held = steps.c.claim.is_(None), and_(steps.c.claim.is_not(None), steps.c.lease_until > now())

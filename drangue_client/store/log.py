@@ -35,7 +35,15 @@ from drangue_client.store.settling import append_facts, settle_each
 from drangue_client.store.submitting import submit_run
 from drangue_client.store.sweeping import Sweeping
 from drangue_client.store.tables import metadata, now, runs, steps
-from drangue_client.store.together import claim_together, is_chain, look_together, settle_together, submit_together
+from drangue_client.store.together import (
+    claim_together,
+    halted_together,
+    is_chain,
+    look_together,
+    rows_together,
+    settle_together,
+    submit_together,
+)
 from drangue_client.store.values import (
     MOST,
     Ask,
@@ -108,6 +116,9 @@ class SqlLog(Listing, Sweeping, Holding, Serving, Checking, Counting, Forgetting
                 found[run_id] = self.look(run_id)
         return found
 
+    def rows(self, run_ids: Sequence[str]) -> dict[str, RunRow]:
+        return super().rows(run_ids) if self._plain or self._onefile else rows_together(self.db, run_ids)
+
     def events(self, run_id: str, after: int = -1) -> list[Event]:
         if self._onefile:
             return events_here(self.db, run_id, after)
@@ -144,6 +155,9 @@ class SqlLog(Listing, Sweeping, Holding, Serving, Checking, Counting, Forgetting
             return self.db.run(work)
         except ConflictError:  # this attempt has begun: the answer was lost, and it was asked again
             return False
+
+    def halted(self, asks: Sequence[Ask]) -> set[str]:
+        return super().halted(asks) if self._plain or self._onefile else halted_together(self.db, asks)
 
     def settle(self, moves: Sequence[Move]) -> list[Moved]:
         if self._plain:

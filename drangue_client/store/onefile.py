@@ -151,7 +151,7 @@ def _claim(c: sqlite3.Connection, cache: Conversations, ask: Ask, lease_s: float
         row,
         (*step, _loads(tries), _loads(outcome), category),
         *read,
-        lambda: _events(c, _AFTER, ask.run_id, -1)[0],
+        lambda: _events(c, _AFTER, ask.run_id, -1),
     )
 
 

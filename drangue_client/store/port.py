@@ -39,6 +39,9 @@ class Log(Protocol):
     def looks(self, run_ids: Sequence[str]) -> dict[str, Look]:
         """`look` at several; those that there are, by their ids."""
 
+    def rows(self, run_ids: Sequence[str]) -> dict[str, RunRow]:
+        """The rows of these runs, of those that there are, by their ids; of their logs nothing is read."""
+
     async def load(self, run_id: str) -> list[Event]:
         """The whole log of a run, oldest first; empty for an unknown one."""
 

@@ -6,7 +6,7 @@ Each is a transaction by itself. Runs are locked in the order of their ids, then
 from __future__ import annotations
 
 from drangue_client.events import FORMAT
-from drangue_client.run import ENDED, STATE_VERSION
+from drangue_client.run import ENDED, OVER, STATE_VERSION
 from drangue_client.store.database import HASTY
 from drangue_client.store.values import LAPSED
 
@@ -71,6 +71,14 @@ from mine m join runs r on r.run_id = m.run_id
 AGAIN = f"""
 select {RUN}, {tail("%(kind)s", "%(step)s", "%(after)s")}
 from runs r where r.run_id = %(run)s
+"""
+
+HALTED = f"""
+select s.claim
+from unnest(%(runs)s::text[], %(steps)s::int[], %(tokens)s::text[]) as a(run_id, step, token)
+join steps s on s.run_id = a.run_id and s.step = a.step and s.claim = a.token
+join runs r on r.run_id = a.run_id
+where r.status in {OVER}
 """
 
 LOOK = f"""

@@ -43,12 +43,13 @@ class Taking:
     def claimed(self, steps: set[int], now: float) -> list[Claimed]:
         """What was taken and opened, of these steps; what was written `now` is added to the conversation."""
         fresh = self._written(now)
-        log = None if self._before is None else [*self._before.events, *fresh]
-        taken = [self._claimed(ask, log, fresh, now) for step, ask in sorted(self.asks.items()) if step in steps]
-        if self._before is not None and log is not None and (self._before.events or any(one.events for one in taken)):
+        known = None
+        if self._before is not None:
             size = sum(len(json.dumps(event.payload)) for event in fresh)
-            created_at = self._before.created_at
-            self._cache.keep(self._moves[0].run_id, Known(log, created_at, self._before.size + size))
+            known = self._before.grown([*self._before.events, *fresh], size, self._before.created_at)
+        taken = [self._claimed(ask, known, fresh, now) for step, ask in sorted(self.asks.items()) if step in steps]
+        if self._before is not None and known and (self._before.events or any(one.events for one in taken)):
+            self._cache.keep(self._moves[0].run_id, known)
         return taken
 
     def _can(self, ask: Ask, move: Move) -> bool:
@@ -57,15 +58,18 @@ class Taking:
             return self._before is not None
         return any(fact.type == "model_decision" for one in self._moves for fact in one.facts)
 
-    def _claimed(self, ask: Ask, log: Sequence[Event] | None, fresh: Sequence[Event], now: float) -> Claimed:
+    def _claimed(self, ask: Ask, known: Known | None, fresh: Sequence[Event], now: float) -> Claimed:
         move = next(move for move in self._moves if move.take and ask in move.take.asks)
         assert move.take is not None
         step = _open(move, ask.step)
         thinks = step.kind != "tool"
-        about = log if thinks and log is not None else fresh
-        decided = (
-            event for event in reversed(about) if event.type == "model_decision" and (event.step or 0) < ask.step
+        about = known.events if thinks and known else fresh
+        behind = (
+            place
+            for place in range(len(about) - 1, -1, -1)
+            if about[place].type == "model_decision" and (about[place].step or 0) < ask.step
         )
+        decided = next(behind, None)
         return Claimed(
             ask=ask,
             kind=step.kind,
@@ -78,9 +82,11 @@ class Taking:
             outcome=None,
             category=None,
             look=Look(self._row(move.take.row, now), self._moves[-1].run, now),
-            facts=tuple(event for event in about if event.step == ask.step),
-            decision=next(decided, None),
+            # Steps are numbered by what asks for them: nothing is written of one before that.
+            facts=tuple(event for event in about[decided or 0 :] if event.step == ask.step),
+            decision=None if decided is None else about[decided],
             events=tuple(about) if thinks else (),
+            reading=known.reading if thinks and known else None,
         )
 
     def _row(self, row: RunRow, now: float) -> RunRow:

@@ -17,12 +17,13 @@ from drangue_client.errors import UnknownRunError
 from drangue_client.events import Event, lift, normalise
 from drangue_client.folding import fold
 from drangue_client.run import Run, knows
-from drangue_client.store.conversations import Conversations, Known
+from drangue_client.store.conversations import NOTHING, Conversations, Known
 from drangue_client.store.database import Database
 from drangue_client.store.settling import told_by
 from drangue_client.store.statements import (
     AGAIN,
     CLAIM,
+    HALTED,
     LOOK,
     ROWS,
     RUN_COLUMNS,
@@ -73,8 +74,7 @@ def _claimed(db: Database, cache: Conversations, ask: Ask, beginning: Known, row
     if attempt > 1:
         asked = {"run": ask.run_id, "kind": kind, "step": ask.step, "after": beginning.after}
         *row, tail = db.alone(AGAIN, asked)[0]
-    read = events_in(tail), len(tail or "")
-    return claimed_of(cache, ask, beginning, row, step, *read, lambda: events_in(_whole(db, ask.run_id)))
+    return claimed_of(cache, ask, beginning, row, step, *_sized(tail), lambda: _sized(_whole(db, ask.run_id)))
 
 
 def claimed_of(
@@ -85,7 +85,7 @@ def claimed_of(
     claimed: Sequence[Any],
     log: list[Event],
     size: int,
-    whole: Callable[[], list[Event]],
+    whole: Callable[[], tuple[list[Event], int]],
 ) -> Claimed:
     """A claim from what `RUN` selects, the `claimed` step from its kind to its category, and the events that were read
     with it, in so many bytes; `whole` reads all of them, where these are not enough."""
@@ -94,13 +94,16 @@ def claimed_of(
     if not knows(state):
         since = -1
     if kind == "tool" and since < 0:
-        log = whole()
+        log, _ = whole()
     elif kind != "tool":
         told = cache.grown(ask.run_id, created_at, beginning, log, size, head)
-        log = told if told is not None else whole()
+        if told is None:  # what was held is of another log
+            log, size = whole()
+            told = cache.grown(ask.run_id, created_at, NOTHING, log, size, head)
+        log = log if told is None else told
     decisions = [event for event in log if event.type == "model_decision" and (event.step or 0) < ask.step]
     if kind == "tool" and not decisions:  # of a turn before this one
-        log = whole()
+        log, _ = whole()
         decisions = [event for event in log if event.type == "model_decision" and (event.step or 0) < ask.step]
     return Claimed(
         ask=ask,
@@ -117,7 +120,14 @@ def claimed_of(
         facts=tuple(event for event in log if event.step == ask.step),
         decision=decisions[-1] if decisions else None,
         events=tuple(log) if kind != "tool" else (),
+        reading=cache.known(ask.run_id).reading if kind != "tool" else None,
     )
+
+
+def halted_together(db: Database, asks: Sequence[Ask]) -> set[str]:
+    """The tokens of those claims that hold, and whose turns are over. Of all that a process holds, every second."""
+    asked = {"runs": [ask.run_id for ask in asks], "steps": [ask.step for ask in asks]}
+    return {row[0] for row in db.alone(HALTED, asked | {"tokens": [ask.token for ask in asks]})}
 
 
 def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
@@ -140,8 +150,7 @@ def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, b
     fresh = set(rows)
     known = sorted({run.run_id for run in new} - fresh)
     if known:
-        there = db.alone(ROWS, {"runs": known})
-        rows |= {row[0]: RunRow(*row[:RUN_FIELDS]) for row in there}
+        rows |= rows_together(db, known)
     answers = []
     for run in new:
         if run.run_id not in rows:  # forgotten between the two statements
@@ -149,6 +158,11 @@ def submit_together(db: Database, new: Sequence[NewRun]) -> list[tuple[RunRow, b
         answers.append((rows[run.run_id], run.run_id in fresh))
         fresh.discard(run.run_id)
     return answers
+
+
+def rows_together(db: Database, run_ids: Sequence[str]) -> dict[str, RunRow]:
+    """The rows of the runs there are of these."""
+    return {row[0]: RunRow(*row[:RUN_FIELDS]) for row in db.alone(ROWS, {"runs": list(run_ids)})}
 
 
 def look_together(db: Database, run_ids: Sequence[str]) -> dict[str, Look]:
@@ -266,6 +280,10 @@ def events_in(told: str | None) -> list[Event]:
 def _terms(told: str) -> Terms:
     """Terms are as many as there are agents, and runs are many."""
     return Terms.from_json(json.loads(told))
+
+
+def _sized(told: str | None) -> tuple[list[Event], int]:
+    return events_in(told), len(told or "")
 
 
 def _whole(db: Database, run_id: str) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from drangue_client.events import Event, Fact
+from drangue_client.messages import Reading
 from drangue_client.run import Run, Status
 
 Executor = Literal["celery", "inline"]
@@ -97,7 +98,8 @@ class Claimed:
     `attempt` counts every claim of the step, `failures` those that ended in a retryable error, `crashes` those whose
     worker died, `lost` also those that were given up under way, `tries` what is known of the failed ones. `category` is
     how the one before ended, `outcome` what an earlier one kept. `facts` are the step's own events so far, `decision`
-    the event that asked for a tool call, `events` the whole log (steps that need the conversation only).
+    the event that asked for a tool call, `events` the whole log (steps that need the conversation only), and `reading`
+    its conversation as far as this process has read that before, if it has.
     """
 
     ask: Ask
@@ -114,6 +116,7 @@ class Claimed:
     facts: tuple[Event, ...]
     decision: Event | None
     events: tuple[Event, ...]
+    reading: Reading | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def bench(
 
     \b
     w3         a burst of runs of three steps: model, tool, model
+    w3-each    the same, each run submitted by itself by one of four threads
     w3-events  the same with the task events that Flower shows
     w3-seq     the same one run at a time
     slow       1,000 runs at once whose model takes 1 s; the chain is on gevent

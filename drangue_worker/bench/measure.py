@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -15,7 +15,7 @@ from drangue_worker.bench.ours import Fleet, Ours
 from drangue_worker.bench.profiling import let_be_watched, profiling
 from drangue_worker.bench.raw import Chain, Raw
 from drangue_worker.bench.stack import Stack
-from drangue_worker.bench.usage import Meter, Usage
+from drangue_worker.bench.usage import NOTHING, Meter, Usage
 from drangue_worker.bench.workloads import Side, Workload
 
 WARM = 0.1  # of a repetition's runs, before the first that counts
@@ -112,9 +112,9 @@ class Bench:
         for side in sides:
             workload.scaled(WARM).play(self.use(side)[0])
         for _ in range(repeat):
-            for place, side in enumerate(sides):
-                found[place].append(self._repetition(workload, side))
-        played = [_played(side, found[place], workload.runs) for place, side in enumerate(sides)]
+            for place, one in enumerate(self._repetition(workload, sides)):
+                found[place].append(one)
+        played = [_played(side, found[place], workload.turn.runs * workload.turns) for place, side in enumerate(sides)]
         best = max if workload.more_is_better else min
         tried = tuple(one for one in played if not isinstance(one.side, Chain))
         ours = best(tried, key=lambda one: one.figure)
@@ -124,15 +124,26 @@ class Bench:
         seconds = self._profile(workload, ours.side) if profile else {}
         return Measured(workload, ours, tried, raw, seconds)
 
-    def _repetition(self, workload: Workload, side: Side) -> tuple[float, Usage, int]:
+    def _repetition(self, workload: Workload, sides: Sequence[Side]) -> list[tuple[float, Usage, int]]:
+        """One repetition of every side, in turns."""
+        turns: list[list[tuple[float, Usage, int]]] = [[] for _ in sides]
+        for _ in range(workload.turns):
+            for place, side in enumerate(sides):
+                turns[place].append(self._turn(workload.turn, side))
+        found = []
+        for side, its in zip(sides, turns, strict=True):
+            figure = median(figure for figure, _, _ in its)
+            found.append((figure, sum((used for _, used, _ in its), NOTHING), max(peak for _, _, peak in its)))
+            self.tell(f"{workload.name:10}{_name(side):24}{figure:.4g} {workload.unit}")
+        return found
+
+    def _turn(self, turn: Workload, side: Side) -> tuple[float, Usage, int]:
         player, pids = self.use(side)
         meter = Meter(tuple(pids), self.stack.servers.postgres_pid or 0, self.stack.servers.redis_pid or 0)
         meter.forget_peak()
         before = meter.read()
-        figure = workload.play(player)
-        used = meter.read() - before
-        self.tell(f"{workload.name:10}{_name(side):24}{figure:.4g} {workload.unit}")
-        return figure, used, meter.peak()
+        figure = turn.play(player)
+        return figure, meter.read() - before, meter.peak()
 
     def _counted(self, workload: Workload, played: Played, fsyncs: bool) -> Played:
         """The same with counts, of a repetition of its own."""

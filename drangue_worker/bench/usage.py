@@ -26,6 +26,17 @@ class Usage:
             self.redis - earlier.redis,
         )
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.workers + other.workers,
+            self.client + other.client,
+            self.postgres + other.postgres,
+            self.redis + other.redis,
+        )
+
+
+NOTHING = Usage(0.0, 0.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Meter:

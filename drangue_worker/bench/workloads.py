@@ -10,7 +10,7 @@ from drangue_worker.bench.ours import Fleet, Ours
 from drangue_worker.bench.raw import Chain, Raw, has_gevent
 from drangue_worker.bench.shapes import Shape
 
-Way = Literal["burst", "one_by_one", "makespan"]
+Way = Literal["burst", "crowd", "one_by_one", "makespan"]
 Side = Fleet | Inline | Chain
 
 THREADS = Chain("raw", 2)
@@ -26,7 +26,8 @@ class Workload:
     """One line of the table.
 
     `fleets` are tried one after the other and the better one counts. `runs` is how many a repetition takes at scale 1.
-    `target` is the ratio to the chain that is wanted: of steps per second at least, of seconds at most.
+    `target` is the ratio to the chain that is wanted: of steps per second at least, of seconds at most. A repetition
+    has so many `turns`, in which the sides alternate: a machine's mood lasts for seconds, and so does a repetition.
     """
 
     name: str
@@ -37,11 +38,12 @@ class Workload:
     fleets: tuple[Fleet | Inline, ...]
     chain: Chain
     target: float
+    turns: int = 1
 
     @property
     def more_is_better(self) -> bool:
         """Whether the figure is steps per second; else it is seconds."""
-        return self.way == "burst"
+        return self.way in ("burst", "crowd")
 
     @property
     def unit(self) -> str:
@@ -50,7 +52,13 @@ class Workload:
 
     def scaled(self, scale: float) -> Workload:
         """The same with fewer runs, at least one."""
-        return replace(self, runs=max(1, round(self.runs * scale)))
+        runs = max(1, round(self.runs * scale))
+        return replace(self, runs=runs, turns=min(self.turns, runs))
+
+    @property
+    def turn(self) -> Workload:
+        """What a side plays in one turn."""
+        return replace(self, runs=self.runs // self.turns, turns=1)
 
     def play(self, side: Ours | Raw | Local) -> float:
         """One repetition; returns the figure."""
@@ -68,7 +76,10 @@ WORKLOADS = {
     one.name: one
     for one in (
         Workload(
-            "w3", "a burst of runs of three steps", "burst", THREE, 1200, (PLAIN, PLAIN_TWO), THREADS, 1.7
+            "w3", "a burst of three-step runs, sent together", "burst", THREE, 1200, (PLAIN, PLAIN_TWO), THREADS, 1.7
+        ),
+        Workload(
+            "w3-each", "the same, each run submitted by itself", "crowd", THREE, 1200, (PLAIN, PLAIN_TWO), THREADS, 1.7
         ),
         Workload(
             "w3-events",
@@ -80,15 +91,15 @@ WORKLOADS = {
             THREADS,
             1.2,
         ),
-        Workload("w3-seq", "three steps, one run at a time, p50", "one_by_one", THREE, 100, (PLAIN,), ONE, 1.3),
+        Workload("w3-seq", "three steps, one run at a time, p50", "one_by_one", THREE, 100, (PLAIN,), ONE, 1.3, 5),
         Workload(
             "slow", "the model takes 1 s", "burst", Shape(think_s=1.0), 1000, (SLOW, SLOW_TWO), GREEN, 2.3
         ),
-        Workload("w50", "49 steps, results of 1 KiB", "one_by_one", Shape(24, size=1024), 5, (PLAIN,), ONE, 1.15),
-        Workload("w200", "199 steps, results of 1 KiB", "one_by_one", Shape(99, size=1024), 2, (PLAIN,), ONE, 1.15),
+        Workload("w50", "49 steps, results of 1 KiB", "one_by_one", Shape(24, size=1024), 5, (PLAIN,), ONE, 1.15, 5),
+        Workload("w200", "199 steps, results of 1 KiB", "one_by_one", Shape(99, size=1024), 2, (PLAIN,), ONE, 1.15, 2),
         Workload(
             "fanout", "20 tools of 0.2 s at once, p50", "makespan", Shape(calls=20, tool_s=0.2), 10, (PLAIN,),
-            Chain("fan", 1, concurrency=100), 1.0,
+            Chain("fan", 1, concurrency=100), 1.0, 5,
         ),
         Workload("inline", "49 steps, one process, a SQLite file", "burst", Shape(24), 60, (Inline(),), THREADS, 1.4),
         Workload("inline-w3", "three steps, likewise", "burst", THREE, 600, (Inline(),), THREADS, 1.0),

@@ -126,17 +126,22 @@ def move_on(runtime: Runtime, nexts: Sequence[Next]) -> list[Moved]:
 
 
 def _give_back_unsure(runtime: Runtime, nexts: Sequence[Next]) -> None:
-    """Give back what may have been taken by a move whose answer was lost, and is at nobody's hands. Where that fails
-    the leases lapse: what was written meanwhile must not be asked for again."""
+    """Give back what may have been taken by a move whose answer was lost, and is at nobody's hands."""
     asks = [one.ask(runtime, step) for one in nexts for step in sorted(one.unsure)]
     asks = [ask for ask in asks if ask.token not in runtime.going]
+    for one in nexts:
+        one.unsure.clear()
+    if asks:
+        runtime.tell(_give_back, runtime, asks)
+
+
+def _give_back(runtime: Runtime, asks: Sequence[Ask]) -> None:
+    """Where this fails the leases lapse: what was written meanwhile must not be asked for again."""
     try:
-        given_back = runtime.log.release([Release(ask, category="unsure") for ask in asks]) if asks else []
+        given_back = runtime.log.release([Release(ask, category="unsure") for ask in asks])
         runtime.publish([ref for ref in given_back if ref])
     except Exception as error:
         log.warning("give_back_failed", steps=len(asks), kind=type(error).__name__)
-    for one in nexts:
-        one.unsure.clear()
 
 
 def _is_written(moved: Moved | Exception) -> TypeGuard[Moved]:
@@ -206,7 +211,7 @@ def _begun(runtime: Runtime, one: Next, look: Look) -> list[Fact] | None:
     """What a coordinator records first; None where the run is not its to move."""
     if look.row.executor != runtime.executor or (look.run.ended and not one.facts):
         if look.run.ended == "cancelled":
-            runtime.ended(look.row, look.run)  # by a client, who traces nothing
+            runtime.tell(runtime.ended, look.row, look.run)  # by a client, who traces nothing
         return None
     if look.run.seq >= 0:
         return list(one.facts)
@@ -255,10 +260,11 @@ def announce(runtime: Runtime, done: Sequence[tuple[Look, Plan]]) -> None:
             waiting.append(run_id)
         if stopped:
             if decided.run.ended:
-                runtime.ended(look.row, decided.run)
+                runtime.tell(runtime.ended, look.row, decided.run)
             log.info("run_stopped", run_id=run_id, status=status, reason=decided.run.reason)
             moved.append(run_id)
-    runtime.doorbell.ring(moved, waiting)
+    if moved or waiting:
+        runtime.tell(runtime.doorbell.ring, moved, waiting)
 
 
 def _check(runtime: Runtime, look: Look) -> Check:

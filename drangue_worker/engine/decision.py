@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from drangue_client.events import Fact, normalise
@@ -15,18 +15,20 @@ from drangue_worker.tools.invoke import RAW_ARGUMENTS
 
 
 def decision_payload(
-    response: ModelResponse, model: str | None, step: int, taken: Iterable[str] = ()
+    response: ModelResponse, model: str | None, step: int, taken: Container[str] = ()
 ) -> dict[str, Any]:
     """The payload of a model's answer. Every call gets an id that no other call of its run has: one that is missing,
     repeated, or `taken` by an earlier call is replaced. Some providers count their calls from one with every answer,
     and what a person has said of one call must not be said of another."""
     asked = response.tool_calls or []
     given = [str(normalise(str(call.id or ""))) for call in asked]  # as they will be compared from the log
-    seen = set(taken)
+    seen: set[str] = set()
     calls = []
     for own_step, (call_id, call) in enumerate(zip(given, asked, strict=True), start=step + 1):
-        if not call_id or call_id in seen:
-            call_id = next(own for own in _own_ids(own_step) if own not in seen and own not in given)
+        if not call_id or call_id in seen or call_id in taken:
+            call_id = next(
+                own for own in _own_ids(own_step) if own not in taken and own not in seen and own not in given
+            )
         seen.add(call_id)
         calls.append({"id": call_id, "name": str(call.name), "arguments": _arguments(call.arguments)})
     payload: dict[str, Any] = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from drangue_client.budget import INPUT_COUNTS, OUTPUT_COUNTS, spent_on
 from drangue_client.errors import TransientError, may_have_cost
-from drangue_client.events import Event, Fact
-from drangue_client.messages import Message, conversation, copied, recollection
+from drangue_client.events import Fact
+from drangue_client.messages import Message, copied, read, recollection
 from drangue_client.terms import Terms
 from drangue_worker.engine.decision import decision_payload, refused_calls
 from drangue_worker.engine.runtime import Watcher
@@ -52,10 +52,11 @@ async def call_model(attempt: Attempt) -> Outcome:
 
 
 async def _answer(attempt: Attempt) -> dict[str, Any]:
-    events, terms, run = attempt.claimed.events, attempt.terms, attempt.run
-    messages = conversation(events)
+    terms, run = attempt.terms, attempt.run
+    reading = read(attempt.claimed.events, onto=attempt.claimed.reading)
+    messages = reading.messages()
     tools = [_offered(one) for one in terms.offered()]
-    system = _system(terms.instructions, events)
+    system = _system(terms.instructions, recollection(reading.recalled))
     model = await _chosen(attempt, messages)
     stopped = stop(run, attempt.claimed.lost) if attempt.claimed.lost else None
     if stopped or _unforeseen(model, terms):
@@ -67,8 +68,7 @@ async def _answer(attempt: Attempt) -> dict[str, Any]:
                 model.generate, system=system, messages=messages, tools=tools, idempotency_key=attempt.key, **more
             )
             response = await either(call, attempt.runtime.settings.call_timeout_s)
-        taken = [call["id"] for event in events for call in event.payload.get("tool_calls", ())]
-        payload = decision_payload(response, response.model or name_of(model), attempt.step, taken)
+        payload = decision_payload(response, response.model or name_of(model), attempt.step, reading.call_ids)
         payload |= attempt.lost(attempt.claimed.lost, response.unanswered)
         if terms.budget is not None:
             payload |= _estimated(terms, payload, {"system": system, "messages": messages, "tools": terms.offered()})
@@ -102,9 +102,7 @@ def _unforeseen(model: Any, terms: Terms) -> str | None:
     return None
 
 
-def _system(instructions: str, events: Sequence[Event]) -> str:
-    recalled = [event.payload["items"] for event in events if event.type == "memory_recalled"]
-    remembered = recollection(recalled[-1]) if recalled else ""
+def _system(instructions: str, remembered: str) -> str:
     return "\n\n".join(part for part in (instructions, remembered) if part)
 
 

@@ -2,7 +2,7 @@
 
 The log is synchronous; its calls leave the event loop through a few threads of this runtime's own, so that neither a
 slow tool nor a slow model can keep a result from being recorded. Runs in one process share theirs; one that has its
-event loop to itself and its log in a file does without.
+event loop to itself and its log in a file does without, and so does a worker with a single step at hand (`aside`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
@@ -21,16 +21,17 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from drangue_client.errors import DatabaseUnavailable
-from drangue_client.run import Run
 from drangue_client.settings import Settings
 from drangue_client.store.port import Log
 from drangue_client.store.values import Ask, Claimed, Executor, Open, RunRow, StepRef
 from drangue_client.wire.signals import Doorbell
+from drangue_worker.engine import aside
 from drangue_worker.engine.batching import Batcher
 from drangue_worker.engine.eager import Dispatch, Elsewhere
 from drangue_worker.engine.leases import Leases
+from drangue_worker.engine.traced import Traced
 from drangue_worker.observability.logs import get_logger
-from drangue_worker.observability.tracers import Attributes, LiveSpan, NullTracer, Tracer
+from drangue_worker.observability.tracers import NullTracer, Tracer
 from drangue_worker.registry import Registry
 
 P = ParamSpec("P")
@@ -41,6 +42,7 @@ Publish = Callable[[Sequence[StepRef]], None]
 log = get_logger("drangue.runtime")
 
 SHARED_THREADS = 16  # of all runs in one process: a database waits for its disk meanwhile
+TELLING = 2
 WAITED_S = 0.1
 
 
@@ -61,17 +63,23 @@ def nobody(row: RunRow, step: int, attempt: int) -> None:
     """The watch of a run that nobody watches."""
 
 
+def _busy() -> bool:
+    """A runtime whose log blocks."""
+    return False
+
+
 def _unsent(steps: Sequence[StepRef]) -> None:
     """The publish of a runtime that performs by itself what it has opened."""
 
 
 @dataclass
-class Runtime:
+class Runtime(Traced):
     """`worker` names this process in claims. `publish` sends steps that were opened; it raises nothing. `dispatch` goes
     on with those that it wants. `patient` waits out a database that is away instead of raising. `killable` says that
     somebody kills this process where a call in it outlives its time. `direct` says that the event loop is this
     runtime's alone and that the log answers at once: it is asked right there, which is cheaper by far than a thread;
-    `alone`, besides, that one step is under way and waits for no company."""
+    `alone`, besides, that one step is under way and waits for no company. `quiet` is asked whether this process has
+    nothing else to do and a log that can be asked `aside`."""
 
     log: Log
     registry: Registry
@@ -88,10 +96,12 @@ class Runtime:
     threads: int = 4
     direct: bool = False
     alone: bool = False
+    quiet: Callable[[], bool] = _busy
 
     def __post_init__(self) -> None:
         self._own: list[ThreadPoolExecutor] = []
         self._pool = self._threads("log", self.threads)
+        self._telling = self._threads("tell", TELLING)  # whoever is told may keep a thread for seconds
         # Of its own: a renewal that waited behind a burst of claims would lose what is being worked on.
         self._beats = self._threads("lease", 1)
         self.leases = Leases(self.log, self.settings, functools.partial(self._on, self._beats))
@@ -111,13 +121,16 @@ class Runtime:
         its own. As patient as `database`, and as hard to interrupt as `uninterrupted`."""
         if self.direct and self.alone:
             return self._here(work, self, [item])[0]
+        if self.quiet():
+            with suppress(DatabaseUnavailable):  # which is waited out on a thread
+                return (await aside.do(functools.partial(work, self, [item])))[0]
         batcher = self._batchers.get(work)
         if batcher is None:
             hand = self._hand if self.executor == "inline" else None
             batcher = self._batchers[work] = Batcher(
                 f"drangue-{work.__name__.strip('_')}", lambda items: self._patiently(work, self, items), hand=hand
             )
-        return await _whole(batcher.put(item))
+        return await aside.whole(batcher.put(item))
 
     def ask(self, run_id: str, step: int, token: str) -> Ask:
         """An attempt of this process at a step."""
@@ -133,7 +146,18 @@ class Runtime:
                 self.dispatch.go_on(steps)
             except Exception:
                 log.exception("dispatch_failed", steps=len(steps))  # the leases lapse, and a sweep sends them
-        self.publish([ref for ref in opened if (ref.run_id, ref.step) not in ours])
+        others = [ref for ref in opened if (ref.run_id, ref.step) not in ours]
+        if others:
+            self.tell(self.publish, others)
+
+    def tell(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Make a call that nobody waits for and that may block, after what it tells of was written: right here, or on a
+        thread where that is the event loop's."""
+        if aside.inside():
+            with suppress(RuntimeError):  # the threads have been shut down: the process ends
+                self._telling.submit(_logged, functools.partial(call, *args, **kwargs))
+                return
+        call(*args, **kwargs)
 
     def wants(self, opened: Open) -> bool:
         """Whether this process would go on with a step itself. It is a wish: where that cannot be told, it is sent."""
@@ -195,45 +219,7 @@ class Runtime:
 
         The cancellation is swallowed; `asyncio.current_task().cancelling()` tells of it.
         """
-        return await _whole(asyncio.ensure_future(self.database(call, *args, **kwargs)))
-
-    @contextmanager
-    def span(self, name: str, /, **attrs: Any) -> Iterator[LiveSpan]:
-        """A span of the tracer, which is only looking on: what it raises is logged and costs nobody anything."""
-        with ExitStack() as closing:
-            live: LiveSpan = Attributes(attrs)
-            if name == "run" and getattr(self.tracer, "joins", False):
-                yield live  # it is told of the run when that ends, wherever that may be
-                return
-            try:
-                manager = self.tracer.span(name, **attrs)
-                live = _Onlooker(manager.__enter__())
-                closing.push(_closing(manager))
-            except Exception:
-                log.exception("tracer_failed")
-            yield live
-
-    @contextmanager
-    def joined(self, row: RunRow, turn: int) -> Iterator[None]:
-        """What is traced in the block belongs to this turn of the run, where the tracer can put it there."""
-        with ExitStack() as closing:
-            try:
-                if hasattr(self.tracer, "joined"):
-                    manager = self.tracer.joined(row, turn)
-                    manager.__enter__()
-                    closing.push(_closing(manager))
-            except Exception:
-                log.exception("tracer_failed")
-            yield
-
-    def ended(self, row: RunRow, run: Run) -> None:
-        """Tell the tracer, where it asks for that, that a turn has ended. Blocks: it reads the log."""
-        if not hasattr(self.tracer, "ended"):
-            return
-        try:
-            self.tracer.ended(row, run, self.log.events(row.run_id))
-        except Exception:
-            log.exception("tracer_failed")
+        return await aside.whole(asyncio.ensure_future(self.database(call, *args, **kwargs)))
 
     def close(self) -> None:
         """Let go of the threads; the log belongs to whoever made it."""
@@ -243,48 +229,17 @@ class Runtime:
             batcher.close()
 
 
+def _logged(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        log.exception("telling_failed")
+
+
 @functools.cache
 def _shared(pid: int, name: str) -> ThreadPoolExecutor:
     """The threads that all runs of one process share, `pid` since a forked child has none of its parent's."""
     return ThreadPoolExecutor(SHARED_THREADS, thread_name_prefix=f"drangue-{name}")
-
-
-async def _whole(work: asyncio.Future[T]) -> T:
-    """What `work` gives, also to a caller that was cancelled meanwhile; `asyncio.current_task().cancelling()` tells of
-    it."""
-    while True:
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            if work.cancelled():
-                raise
-
-
-class _Onlooker:
-    """A live span whose failures are its own."""
-
-    def __init__(self, live: LiveSpan) -> None:
-        self._live = live
-
-    def set(self, key: str, value: Any) -> None:
-        try:
-            self._live.set(key, value)
-        except Exception:
-            log.exception("tracer_failed")
-
-
-def _closing(manager: AbstractContextManager[Any]) -> Callable[..., bool]:
-    """What closes a span, with the exception that ended its block if there was one, and swallows none."""
-
-    def close(*raised: Any) -> bool:
-        try:
-            manager.__exit__(*raised)
-        except Exception as error:
-            if error is not raised[1]:  # a tracer may raise the block's own exception again
-                log.exception("tracer_failed")
-        return False
-
-    return close
 
 
 def _say_waiting(state: RetryCallState) -> None:

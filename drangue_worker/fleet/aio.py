@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 from drangue_worker.observability.logs import get_logger
@@ -60,13 +61,20 @@ class LoopThread:
                 self._thread.start()
         return self
 
+    @property
+    def under_way(self) -> int:
+        """How many tasks have begun and not ended."""
+        return len(self._tasks)
+
     def begin(self, job: Job, work: Callable[[], Coroutine[Any, Any, None]], done: Done) -> None:
         """Begin a job, and call `done` on the loop's thread with what it raised, if it did. A drain, or the job's own
         `cancel`, cancels it. What comes at once is begun together: waking the loop costs more than a job."""
         self._new.append((job, work, done))
         if not self._told:
             self._told = True
-            self.loop.call_soon_threadsafe(self._begin_new)
+            here = asyncio._get_running_loop() is self.loop  # then it need not be woken
+            soon = self.loop.call_soon if here else self.loop.call_soon_threadsafe
+            soon(self._begin_new, context=Context())  # what is begun belongs to nothing that was at work here
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return what it returns. A drain cancels it."""

@@ -19,7 +19,9 @@ from drangue_client.store.values import StepRef
 from drangue_client.wire.queue import QUEUES, Sender
 from drangue_client.wire.signals import Doorbell
 from drangue_client.wire.tokens import TokenStream
+from drangue_worker.engine import aside
 from drangue_worker.engine.runtime import Runtime
+from drangue_worker.fleet.aio import loop_thread
 from drangue_worker.fleet.telling import Telling
 from drangue_worker.observability.export import tracer_of
 from drangue_worker.observability.logs import get_logger
@@ -39,6 +41,7 @@ class FleetRuntime:
         self.registry = registry
         self.sender = Sender(settings, app)
         self.log = SqlLog(settings.require_database())
+        self.log.db.wait_by(aside)
         self.draining = False
         self.begin()
 
@@ -86,4 +89,5 @@ class FleetRuntime:
             patient=True,
             killable=child,
             threads=LOG_THREADS,
+            quiet=lambda: loop_thread().under_way <= 1 and self.log.db.idle,
         )

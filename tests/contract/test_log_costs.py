@@ -149,6 +149,12 @@ def halted(log: SqlLog) -> Operation:
     return lambda: log.halted(asks)
 
 
+def rows_of_many(log: SqlLog) -> Operation:
+    ids = [f"r{n}" for n in range(1000)]
+    log.submit([NewRun(run_id, "oncall", "") for run_id in ids])
+    return lambda: log.rows(ids)
+
+
 def list_unknown(log: SqlLog) -> Operation:
     fan_out(log)
     return lambda: log.runs(unknown=True)
@@ -200,6 +206,7 @@ CEILINGS = [  # today's numbers, BEGIN and COMMIT apart; lower them when they fa
     (overdue, 1),
     (holders, 1),
     (halted, 1),
+    (rows_of_many, 1),
     (list_unknown, 1),
     (wake, 1),
     (recover, 1),
@@ -243,7 +250,6 @@ def test_what_a_caller_was_promised_waits_for_the_disk(log: SqlLog, prepare: Cal
         release_dead,
         overdue,
         holders,
-        halted,
         wake,
         recover,
         mark_sent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -52,6 +53,37 @@ def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_what_is_broken_off_leaves_nothing_broken_behind(
+        self, addresses: Any, open_log: OpenLog, pooled: bool
+    ) -> None:
+        """A task's time limit, or a web server's, raises wherever it is; the next call must not meet a connection that
+        still waits for an answer."""
+        log = open_log(addresses.database_url + ("?pooler=transaction" if pooled else ""))
+
+        class TimeIsOver(BaseException):
+            pass
+
+        def over(*_: Any) -> None:
+            raise TimeIsOver
+
+        before = signal.signal(signal.SIGALRM, over)
+        try:
+            for work in (
+                lambda: log.db.alone("select pg_sleep(30)", {}),
+                lambda: log.db.run(lambda c: c.execute(text("select pg_sleep(30)"))),
+            ):
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                with pytest.raises(TimeIsOver):
+                    work()
+                assert log.db.alone("select 7", {}) == [(7,)]
+                assert log.db.run(lambda c: c.execute(text("select 7")).scalar()) == 7
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 class TestAway:

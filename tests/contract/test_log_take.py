@@ -164,6 +164,17 @@ class TestOnPostgres:
         assert [taken.ask.step for taken in moved.taken] == [4]
         assert at_no_time(moved.taken[0]) == at_no_time(asked_for(other, moved.taken[0].ask))
 
+    def test_an_id_that_was_another_run_s_is_no_hindrance(self, postgres: SqlLog) -> None:
+        """What was held of that one is dropped, and this one held from its first thought on."""
+        for _ in range(3):
+            fan_out(postgres, tools=1)
+            call = claim(postgres, step=2)
+            moved = settle(postgres, call.look, result(2), opens=(model(3),), claimed=call)
+            assert [taken.ask.step for taken in moved.taken] == [3]
+            sql(postgres, "delete from runs")
+            sql(postgres, "delete from steps")
+            sql(postgres, "delete from events")
+
     def test_nothing_is_taken_for_a_conversation_of_another_past(self, postgres: SqlLog) -> None:
         """A database that was restored, or failed over to a late replica: the log is as long, and another."""
         (taken,) = settle(postgres, new(postgres), STARTED, opens=(model(1),)).taken

@@ -72,7 +72,7 @@ def test_an_unknown_workload_is_named_before_anything_is_started(tmp_path: Path)
     done = run_bench(tmp_path, "--only", "w3,w4")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "'w4' is no workload; they are w3, w3-events" in done.stderr
+    assert "'w4' is no workload; they are w3, w3-each, w3-events" in done.stderr
     assert "starting" not in done.stderr
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -300,6 +301,31 @@ def test_what_a_drain_meets_before_it_has_begun_begins_and_is_told_to_stop(first
     draining.join(10)
     assert ended.wait(10)
     assert seen == ["began", "told to stop"]
+    loop.loop.call_soon_threadsafe(loop.loop.stop)
+    assert loop._thread is not None
+    loop._thread.join(10)
+    loop.loop.close()
+
+
+def test_what_is_begun_belongs_to_nothing_that_was_at_work() -> None:
+    """A step begins its successor, from the loop or from a thread; that one's log lines and spans are its own."""
+    whose: ContextVar[str] = ContextVar("whose", default="nobody's")
+    loop, seen, ended = LoopThread().start(), list[str](), threading.Event()
+
+    async def successor() -> None:
+        seen.append(whose.get())
+
+    async def step() -> None:
+        whose.set("the first's")
+        loop.begin(Job(2), successor, lambda _: ended.set())
+
+    loop.begin(Job(1), step, lambda _: None)
+    assert ended.wait(10)
+    ended.clear()
+    whose.set("this thread's")
+    loop.begin(Job(3), successor, lambda _: ended.set())
+    assert ended.wait(10)
+    assert seen == ["nobody's"] * 2
     loop.loop.call_soon_threadsafe(loop.loop.stop)
     assert loop._thread is not None
     loop._thread.join(10)

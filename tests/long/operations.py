@@ -215,6 +215,11 @@ def look_at_many(log: SqlLog) -> Act:
     return lambda: log.looks(ids)
 
 
+def rows_of_many(log: SqlLog) -> Act:
+    ids = [one.run_id for one in free_calls(log, 32)]
+    return lambda: log.rows(ids)
+
+
 def read_events(log: SqlLog) -> Act:
     run_id = free_calls(log, 1)[0].run_id
     return lambda: log.events(run_id, 0)
@@ -295,7 +300,7 @@ def register(log: SqlLog) -> Act:
 OPERATIONS: Sequence[Callable[[SqlLog], Act]] = (
     submit, claim_calls, claim_model, settle_calls, settle_model, finish, cancel, fail, redrive, begin, keep, arm,
     renew, halted, release, release_worker, release_dead, overdue, holders, wake, recover, queues, mark_sent,
-    mark_unsent, left_behind, look, look_at_many, read_events, held, open_steps, backlog, list_newest, list_status,
-    list_since, list_next, list_unknown, list_asked, standing, recorded, stuck, unserved, unbegun, ended_before, forget,
-    register,
+    mark_unsent, left_behind, look, look_at_many, rows_of_many, read_events, held, open_steps, backlog, list_newest,
+    list_status, list_since, list_next, list_unknown, list_asked, standing, recorded, stuck, unserved, unbegun,
+    ended_before, forget, register,
 )  # fmt: skip

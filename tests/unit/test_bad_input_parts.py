@@ -173,6 +173,23 @@ TABLE.add(
     **SCHEMA,
 )
 TABLE.add(
+    "Client.submit_many",
+    lambda **given: client().submit_many(**given),
+    {"agent": "oncall", "inputs": ["go"]},
+    agent=(*NO_TEXT, "", "x" * 201, "a\x00b", "\ud800"),
+    inputs=(None, 5, "go", b"go", [5], [None], {"": "go"}, {"a b": "go"}, {5: "go"}, {"a": None}),
+    priority=(-1, 10, NAN, True, 1.5, None, "3"),
+    labels=(0, [], {"a": 5}, {5: "x"}, "x"),
+    turn_id=(5, b"x", "", "x" * 201),
+    tokens=(1, "no"),
+    deadline=(0, -1, NAN, INF, True, "60", []),
+    not_before=(NAN, INF, True, "today", 1e300),
+    limits=(5, {"max_steps": 5}, dw.Limits),
+    connection=NO_CONNECTION,
+    allow_unknown=NO_FLAG,
+    **SCHEMA,
+)
+TABLE.add(
     "Client.say",
     lambda **given: client().say(**given),
     {"run_id": "r", "text": "go"},

@@ -59,7 +59,7 @@ def test_what_is_no_text_is_refused(input: Any) -> None:
 
 def test_the_same_agent_and_input_are_the_same_run() -> None:
     """Submitting twice is safe, also where the stored input was made strict."""
-    check_same(ROW, "oncall", "a\x00b")
+    check_same(ROW, NewRun("r1", "oncall", "a\x00b"))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_same_agent_and_input_are_the_same_run() -> None:
 def test_another_agent_or_input_is_not_the_same_run(agent: str, input: str, named: str) -> None:
     """Silently answered with the old run, the new question would never be asked."""
     with pytest.raises(RunExistsError, match=named) as caught:
-        check_same(ROW, agent, input)
+        check_same(ROW, NewRun("r1", agent, input))
     assert caught.value.run_id == "r1"
 
 

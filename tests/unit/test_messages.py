@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drangue_client.events import Event, Fact
-from drangue_client.messages import ModelResponse, ToolCall, conversation, recollection, size_of
+from drangue_client.messages import ModelResponse, Reading, ToolCall, conversation, read, recollection, size_of
 from drangue_client.terms import Guards
 from tests.unit.made_logs import (
     TERMS,
@@ -19,6 +19,7 @@ from tests.unit.made_logs import (
     asked,
     begun,
     by_chance,
+    corrected,
     decided,
     failed,
     finished,
@@ -35,6 +36,7 @@ from tests.unit.made_logs import (
     sent_back,
     started,
     turns,
+    unknown,
 )
 
 NAMES = ["read", "pay", "send", "read"]
@@ -144,6 +146,55 @@ def test_who_changes_a_conversation_changes_no_event() -> None:
     shown["tool_calls"][0]["arguments"]["numbers"].append(2)
     shown["thinking_blocks"][0]["thinking"] = "ha"
     assert json.dumps(conversation(log)) == before
+
+
+# Reading on
+
+
+@by_chance
+@given(turns(), st.data())
+def test_who_reads_on_has_read_all_of_it(log: list[Event], data: st.DataObject) -> None:
+    """A process goes on where its last thought stopped, which must have left no trace: neither a model that changes
+    what it is shown, nor what has been said of calls since."""
+    places = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=5)))
+    held = Reading()
+    for place in [*places, len(log)]:
+        reading = read(log[:place], onto=held)
+        assert reading is held
+        whole = read(log[:place])
+        assert reading.messages() == whole.messages()
+        assert (reading.call_ids, reading.recalled) == (whole.call_ids, whole.recalled)
+        for message in reading.messages():
+            for call in message.get("tool_calls", ()):
+                call["arguments"]["changed"] = True
+            message.clear()
+
+
+def test_a_correction_behind_a_thought_stands_in_its_place() -> None:
+    """As it would for whoever reads the whole log; a reading that had put the turn down could only tell of it below."""
+    log = log_of(started(text="hi"), decided(1, "send"), unknown(2), corrected(2, content="sent after all"))
+    held = read(log[:3])
+    assert "unknown" in held.messages()[-1]["content"]
+    assert read(log, onto=held).messages()[-1]["content"] == "sent after all"
+
+
+def test_what_could_not_be_read_is_not_read_on() -> None:
+    """An error that was seen once must not become a conversation without the event."""
+    log = log_of(started(text="hi"), decided(1, text="ho"), Fact("model_decision", {"text": "half"}, 2))
+    held = Reading()
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            read(log, onto=held)
+    assert [m["content"] for m in read(log[:2], onto=held).messages()] == ["hi", "ho"]
+
+
+def test_what_is_of_another_log_is_not_read_on() -> None:
+    """A database that was restored holds another past of the same run; so does a claim that was older."""
+    log, other = log_of(started(text="hi"), decided(1, text="ho")), log_of(started(text="hi"), decided(1, text="no"))
+    held = read(log)
+    assert [m["content"] for m in read(other, onto=held).messages()] == ["hi", "no"]
+    assert [m["content"] for m in read(log[:1], onto=held).messages()] == ["hi"]
+    assert [m["content"] for m in held.messages()] == ["hi", "ho"]
 
 
 @by_chance
