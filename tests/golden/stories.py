@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from drangue_client.errors import LeaseHeldError, RunFailedError
@@ -309,14 +310,23 @@ def _lost(**options: Any) -> Any:
 @story
 def deadline(store: Any) -> None:
     """Three calls: one has ended by then, one that cannot be undone ends later, one is never begun."""
+    script = [("look", {}), ("send", {}), ("send", {})]
+    look_now = store.look
+
+    def look_later(run_id: str) -> Any:
+        seen = look_now(run_id)
+        return replace(seen, now=seen.now + 60)
 
     @tool(reversible=False)
     async def send() -> str:
-        """Ends when the turn is over."""
-        await until(lambda: "run_finished" in kinds(store))
+        """Ends when the turn is over, which another process has found."""
+        await until(lambda: "tool_result" in kinds(store))
+        store.look = look_later
+        await says(store, script, tools=tools, deadline=60).resume(RUN)
         return "sent"
 
-    says(store, [("look", {}), ("send", {}), ("send", {})], tools=[look, send], deadline=0.3).run_sync("go", run_id=RUN)
+    tools = [look, send]
+    says(store, script, tools=tools, deadline=60).run_sync("go", run_id=RUN)
 
 
 @story
