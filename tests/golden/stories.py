@@ -64,6 +64,17 @@ def says(store: Any, *script: Any, **options: Any) -> Agent:
     return Agent(Scripted(*script, ceiling=20), options.pop("tools", TOOLS), "Be brief.", store=store, **options)
 
 
+def _a_minute_later(store: Any) -> None:
+    """Whoever looks at a run from now on sees a clock that has gone on."""
+    look = store.look
+
+    def look_later(run_id: str) -> Any:
+        seen = look(run_id)
+        return replace(seen, now=seen.now + 60)
+
+    store.look = look_later
+
+
 @story
 def plain_answer(store: Any) -> None:
     says(store, "It is 42.").run_sync("What is six times seven?", run_id=RUN)
@@ -127,16 +138,11 @@ def approval_pending(store: Any) -> None:
 @story
 def approval_expired(store: Any) -> None:
     """Nobody says anything in time, and so nothing is paid."""
-    autonomy = Autonomy(approvals={"pay": Approval(group="finance", expires_s=0.4)})
+    autonomy = Autonomy(approvals={"pay": Approval(group="finance", expires_s=60)})
     agent = says(store, [("look", {}), ("pay", {"amount": 5})], "done", autonomy=autonomy)
     agent.run_sync("pay it", run_id=RUN)
-
-    async def go_on() -> None:
-        (request,) = await agent.pending_approvals(RUN)
-        await until(lambda: store.look(RUN).now >= request["expires_at"])
-        await agent.resume(RUN)
-
-    asyncio.run(go_on())
+    _a_minute_later(store)
+    asyncio.run(agent.resume(RUN))
 
 
 @story
@@ -311,17 +317,12 @@ def _lost(**options: Any) -> Any:
 def deadline(store: Any) -> None:
     """Three calls: one has ended by then, one that cannot be undone ends later, one is never begun."""
     script = [("look", {}), ("send", {}), ("send", {})]
-    look_now = store.look
-
-    def look_later(run_id: str) -> Any:
-        seen = look_now(run_id)
-        return replace(seen, now=seen.now + 60)
 
     @tool(reversible=False)
     async def send() -> str:
         """Ends when the turn is over, which another process has found."""
         await until(lambda: "tool_result" in kinds(store))
-        store.look = look_later
+        _a_minute_later(store)
         await says(store, script, tools=tools, deadline=60).resume(RUN)
         return "sent"
 
